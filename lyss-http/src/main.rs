@@ -1,0 +1,2 @@
+//! lyss
+fn main() {}
