@@ -1,0 +1,253 @@
+//! The one trait that every frontend depends on.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    types::{
+        CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
+        LogRow, Model, Session, StoredMessage, session::SessionPage,
+    },
+};
+
+/// The gateway: the same calls in Rust, Python, Node and over HTTP.
+///
+/// Every call takes a [`CallContext`] first; who may do what is decided behind this trait, never in a frontend.
+/// Dropping a call's future, or its stream, cancels it; what it used is still recorded, once.
+#[async_trait]
+pub trait Gateway: Send + Sync + 'static {
+    /// A complete chat answer.
+    ///
+    /// # Cancellation
+    /// A dropped call goes on for up to 30 s, so that what the provider charges is known (decision 21).
+    async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse>;
+
+    /// A streamed chat answer; returns with the first chunk. Until then it may fail as `chat` does.
+    async fn chat_stream(&self, context: CallContext, request: ChatRequest) -> Result<ChatStream>;
+
+    /// Embeddings.
+    async fn embed(
+        &self,
+        context: CallContext,
+        request: EmbeddingRequest,
+    ) -> Result<EmbeddingResponse>;
+
+    /// The models that the caller may use, by name.
+    async fn models(&self, context: CallContext) -> Result<Vec<Model>>;
+
+    /// One model.
+    async fn model(&self, context: CallContext, id: &str) -> Result<Model>;
+
+    /// Creates a session (`id`: `None` or `"new"` for a fresh id), or returns the caller's session of that id.
+    async fn create_session(&self, context: CallContext, new: NewSession) -> Result<Session>;
+
+    /// One session of the caller.
+    async fn session(&self, context: CallContext, id: &str) -> Result<Session>;
+
+    /// The caller's sessions.
+    async fn sessions(&self, context: CallContext, page: PageQuery) -> Result<SessionPage>;
+
+    /// Messages of a session, after a position, oldest first.
+    async fn session_messages(
+        &self,
+        context: CallContext,
+        id: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredMessage>>;
+
+    /// Deletes a session. Deleting a missing one is no error.
+    async fn delete_session(&self, context: CallContext, id: &str) -> Result<()>;
+
+    /// One request of the log, with its decision. Callers see their own, admins all.
+    async fn request(&self, context: CallContext, id: &str) -> Result<LogRow>;
+
+    /// The request log, newest first.
+    async fn requests(&self, context: CallContext, query: RequestQuery) -> Result<RequestPage>;
+
+    /// Totals of requests and tokens.
+    async fn usage(&self, context: CallContext, query: UsageQuery) -> Result<Vec<UsageTotal>>;
+
+    /// All routing rules of the database (admin).
+    async fn routing_rules(&self, context: CallContext) -> Result<Vec<RoutingRule>>;
+
+    /// Adds a routing rule, or changes the one with the same id (admin). Returns it as stored.
+    async fn put_routing_rule(
+        &self,
+        context: CallContext,
+        rule: RoutingRule,
+    ) -> Result<RoutingRule>;
+
+    /// Deletes a routing rule (admin).
+    async fn delete_routing_rule(&self, context: CallContext, id: i64) -> Result<()>;
+
+    /// What the gateway depends on, and whether it answers.
+    async fn health(&self) -> Health;
+
+    /// Whether the gateway takes calls, and what is away.
+    async fn ready(&self) -> Ready;
+
+    /// Counts a request that was refused before it could be handed over (unreadable body, unknown path).
+    fn count_refused(&self, error: &Error) {
+        let _ = error;
+    }
+}
+
+/// A session to create.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSession {
+    /// The id; absent or `"new"` for a fresh one.
+    #[serde(default, alias = "session_id")]
+    pub id: Option<String>,
+    /// The owner, where no key says so.
+    #[serde(default)]
+    pub user_id: Option<String>,
+    /// The caller's own JSON object, at most 16 KiB.
+    #[serde(default)]
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Which part of a listing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PageQuery {
+    /// A `next_cursor` of an earlier page.
+    pub cursor: Option<String>,
+    /// Entries a page, 1 to 1,000; 50 if absent.
+    pub limit: Option<usize>,
+}
+
+/// Which requests of the log.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RequestQuery {
+    /// Only those of this user (admins; others see their own).
+    pub user_id: Option<String>,
+    /// Only those of this session.
+    pub session_id: Option<String>,
+    /// Only those with this status.
+    pub status: Option<String>,
+    /// Only those of this model.
+    pub model: Option<String>,
+    /// From this time on (RFC 3339 or a date).
+    pub from: Option<String>,
+    /// Before this time (RFC 3339 or a date).
+    pub to: Option<String>,
+    /// A `next_cursor` of an earlier page.
+    pub cursor: Option<String>,
+    /// Entries a page, 1 to 1,000; 50 if absent.
+    pub limit: Option<usize>,
+}
+
+/// One page of the request log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RequestPage {
+    /// The rows, newest first.
+    pub data: Vec<LogRow>,
+    /// Where the next page starts; `None` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which totals.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UsageQuery {
+    /// From this time on (RFC 3339 or a date).
+    pub from: Option<String>,
+    /// Before this time (RFC 3339 or a date).
+    pub to: Option<String>,
+    /// What to group by: `day`, `model`, `user`, `key`, `provider`.
+    pub by: Vec<String>,
+    /// Only those of this user (admins; others see their own).
+    pub user_id: Option<String>,
+}
+
+/// Totals of one group.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UsageTotal {
+    /// The values of the `by` members, by their names.
+    #[serde(flatten)]
+    pub group: std::collections::BTreeMap<String, String>,
+    /// Requests.
+    pub requests: u64,
+    /// Those that did not end as `success`.
+    pub failed_requests: u64,
+    /// Prompt tokens.
+    pub input_tokens: u64,
+    /// Answer tokens.
+    pub output_tokens: u64,
+    /// Prompt tokens read from the providers' caches.
+    pub cached_tokens: u64,
+    /// Answer tokens spent on reasoning.
+    pub reasoning_tokens: u64,
+}
+
+/// A row of `routing_rules`: one target of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingRule {
+    /// The row's id; absent when it is added.
+    #[serde(default)]
+    pub id: Option<i64>,
+    /// The model that callers ask for.
+    pub model_name: String,
+    /// The provider that serves it.
+    pub provider_id: String,
+    /// The tier; 1 is tried first.
+    #[serde(default = "one")]
+    pub priority: u32,
+    /// The share within the tier; 0 takes no traffic.
+    #[serde(default = "hundred")]
+    pub weight: u32,
+    /// Requests a second that this rule may take; `None` for no limit.
+    #[serde(default)]
+    pub max_rps: Option<u32>,
+    /// Whether the rule is in force.
+    #[serde(default = "yes")]
+    pub is_enabled: bool,
+    /// The model name that goes upstream; absent for the same.
+    #[serde(default)]
+    pub upstream_model: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The answer of `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What the gateway depends on.
+    pub status: HealthStatus,
+    /// Whether all of it answers.
+    pub healthy: bool,
+    /// Now, in Unix seconds.
+    pub timestamp: i64,
+}
+
+/// What the gateway depends on, and whether it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// The database.
+    pub database: bool,
+    /// Redis; true where none is configured.
+    pub redis: bool,
+    /// At least one provider.
+    pub providers: bool,
+}
+
+/// The answer of `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Whether the gateway takes calls.
+    pub ready: bool,
+    /// What is away without stopping it, or why it is not ready.
+    pub degraded: Vec<String>,
+}

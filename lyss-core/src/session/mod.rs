@@ -1,0 +1,68 @@
+//! Where conversations are kept.
+//!
+//! Used by `pipeline/assemble.rs` (load) and `pipeline/finish.rs` (append). An adapter is one file; it passes
+//! `testing/conformance/session_store.rs`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    error::Result,
+    types::session::{
+        LoadedSession, Session, SessionKey, SessionPage, StoredMessage, Turn, Version,
+    },
+};
+
+/// A store of sessions.
+///
+/// Every method finds a session by owner *and* id, so a foreign session looks like a missing one. A store that does
+/// not answer is an error (`session_store_unavailable`), never an empty session; a stored value that cannot be read is
+/// `session_corrupt` and is left as it is. The time to live is given at construction; every `load`, `create` and
+/// `append` renews it. Hostile ids (any UTF-8 up to 256 bytes without control characters) are data.
+#[async_trait]
+pub trait SessionStore: Send + Sync + 'static {
+    /// Creates a session, or returns the one that exists (its metadata stays).
+    async fn create(
+        &self,
+        key: &SessionKey,
+        metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<Session>;
+
+    /// The session without its messages; `None` if there is none (or its time is over).
+    async fn get(&self, key: &SessionKey) -> Result<Option<Session>>;
+
+    /// The session as a turn needs it; `None` if there is none.
+    async fn load(&self, key: &SessionKey) -> Result<Option<LoadedSession>>;
+
+    /// Appends a turn, all of it or nothing, if the session is still at `expected` (0 also when it does not exist yet:
+    /// it is then created). Returns the new version. Appending a turn whose `request_id` is the last one stored
+    /// changes nothing and returns the version it made. Costs as much as the turn, whatever the history.
+    ///
+    /// # Errors
+    /// `session_conflict` if another turn was stored in between, or the session was deleted meanwhile.
+    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Version>;
+
+    /// Messages with `seq > after`, oldest first, at most `limit`; `None` if there is no such session.
+    async fn messages(
+        &self,
+        key: &SessionKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<StoredMessage>>>;
+
+    /// A user's sessions, newest activity first. `cursor` is a `next_cursor` of an earlier page.
+    ///
+    /// # Errors
+    /// `invalid_value` (param `cursor`) for a cursor that this store did not make.
+    async fn list(&self, user_id: &str, cursor: Option<&str>, limit: usize) -> Result<SessionPage>;
+
+    /// Deletes a session and its messages; says whether it existed. Deleting a missing one is no error.
+    async fn delete(&self, key: &SessionKey) -> Result<bool>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// A shared store.
+pub type SharedSessionStore = Arc<dyn SessionStore>;

@@ -1,0 +1,163 @@
+//! Who calls, and under which id.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use secrecy::SecretString;
+use uuid::Uuid;
+
+/// The id of one request: a UUIDv7, always made by the gateway. The log row's time is computed from it, so that a
+/// replayed record lands on the same row of the same partition.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A new id. Ids made by one process rise.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Reads an id; `None` unless it is a UUIDv7.
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::try_parse(text)
+            .ok()
+            .filter(|id| id.get_version_num() == 7)
+            .map(Self)
+    }
+
+    /// The id as 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id from its 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The id as a UUID.
+    pub fn uuid(&self) -> Uuid {
+        self.0
+    }
+
+    /// When the id was made, in milliseconds since the Unix epoch (RFC 9562, section 5.7).
+    pub fn unix_ms(&self) -> i64 {
+        let bytes = self.0.as_bytes();
+        bytes
+            .iter()
+            .take(6)
+            .fold(0, |ms, byte| (ms << 8) | i64::from(*byte))
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a caller presents to say who it is.
+#[derive(Debug, Clone, Default)]
+pub enum Credential {
+    /// Nothing.
+    #[default]
+    Anonymous,
+    /// An API key or the admin key, as sent.
+    Key(SecretString),
+    /// The call comes from the program that the engine is linked into: the process is the principal (decision 27).
+    Process,
+}
+
+/// One call: its id, who makes it, and when it began.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The gateway's id of the request.
+    pub request_id: RequestId,
+    /// The client's own id (`x-client-request-id`), logged only.
+    pub client_request_id: Option<String>,
+    /// What the caller presented.
+    pub credential: Credential,
+    /// The user named outside the body (the query parameter `user_id` of `GET` and `DELETE`).
+    pub user_id: Option<String>,
+    /// When the request arrived, on the monotonic clock.
+    pub started: Instant,
+}
+
+impl CallContext {
+    /// A call that starts now.
+    pub fn new(credential: Credential) -> Self {
+        Self {
+            request_id: RequestId::new(),
+            client_request_id: None,
+            credential,
+            user_id: None,
+            started: Instant::now(),
+        }
+    }
+
+    /// A call of the program itself on behalf of a user.
+    pub fn process(user_id: impl Into<String>) -> Self {
+        Self {
+            user_id: Some(user_id.into()),
+            ..Self::new(Credential::Process)
+        }
+    }
+}
+
+/// Who a call is made for, as the engine has established it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The user, if one is named: sessions, logs and limits belong to it.
+    pub user_id: Option<Arc<str>>,
+    /// The public id of the API key.
+    pub api_key_id: Option<Arc<str>>,
+    /// Whether the admin surface is open to the call.
+    pub admin: bool,
+    /// Models the key is limited to; `None` for all.
+    pub models: Option<Arc<[String]>>,
+}
+
+impl Principal {
+    /// The user, or the error that asks for one.
+    pub fn user(&self) -> crate::Result<&Arc<str>> {
+        self.user_id.as_ref().ok_or_else(|| {
+            crate::Error::new(
+                crate::ErrorKind::UserRequired,
+                "no user is named: send `user_id` (or `user`), use an API key bound to a user, or set `auth.default_user`",
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_time_is_in_the_id() {
+        let before = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as i64;
+        let id = RequestId::new();
+        assert!((before - 1..before + 1000).contains(&id.unix_ms()));
+        assert_eq!(RequestId::parse(&id.to_string()), Some(id));
+        assert_eq!(
+            RequestId::parse("9c5b94b1-35ad-49bb-b118-8e8fc24abf80"),
+            None,
+            "not version 7"
+        );
+    }
+}

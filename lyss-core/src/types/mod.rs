@@ -1,0 +1,21 @@
+//! What travels through the engine: data only, no IO.
+
+pub mod call;
+pub mod chat;
+pub mod embedding;
+pub mod log;
+pub mod model;
+pub mod raw;
+pub mod reply;
+pub mod session;
+pub mod usage;
+
+pub use call::{CallContext, Credential, Principal, RequestId};
+pub use chat::{ChatRequest, Message};
+pub use embedding::EmbeddingRequest;
+pub use log::{Decision, LogRow, Status};
+pub use model::Model;
+pub use raw::{RawObject, RawValue, Segments};
+pub use reply::{ChatChunk, ChatResponse, ChatStream, EmbeddingResponse, ReplyInfo};
+pub use session::{Session, SessionKey, StoredMessage, Turn, Version};
+pub use usage::{Usage, UsageSource};
