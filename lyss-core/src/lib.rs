@@ -1,1 +1,3 @@
 //! Lyss.
+
+pub mod config;
