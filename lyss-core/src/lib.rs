@@ -2,13 +2,13 @@
 //!
 //! The modules stand in the order in which a request meets them.
 
-pub mod balance; // one target of several
-pub mod config; // what the operator says
-pub mod error; // the one table of codes
 pub mod gateway; // the trait that frontends call
-pub mod provider;
+pub mod error; // the one table of codes
+pub mod types; // what travels: data only
+pub mod config; // what the operator says
 pub mod session; // conversations
-pub mod types; // what travels: data only // how providers are spoken to
+pub mod balance; // one target of several
+pub mod provider; // how providers are spoken to
 
 pub use error::{Error, ErrorKind, Result};
 pub use gateway::Gateway;
