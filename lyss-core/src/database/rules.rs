@@ -1,0 +1,1 @@
+//! The table `routing_rules`.
