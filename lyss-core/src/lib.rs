@@ -2,12 +2,17 @@
 //!
 //! The modules stand in the order in which a request meets them.
 
+pub mod admission; // who calls
 pub mod balance; // one target of several
 pub mod config; // what the operator says
 pub mod error; // the one table of codes
 pub mod gateway; // the trait that frontends call
 pub mod provider;
+#[cfg(feature = "redis")]
+pub mod redis; // one connection for all that is kept there
 pub mod session; // conversations
+#[cfg(feature = "testing")]
+pub mod testing; // promises as functions
 pub mod types; // what travels: data only // how providers are spoken to
 
 pub use error::{Error, ErrorKind, Result};
