@@ -5,6 +5,7 @@
 pub mod admission; // who calls
 pub mod balance; // one target of several
 pub mod config; // what the operator says
+pub mod database; // PostgreSQL or SQLite
 pub mod error; // the one table of codes
 pub mod gateway; // the trait that frontends call
 pub mod provider;
