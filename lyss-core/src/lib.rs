@@ -3,6 +3,7 @@
 //! The modules stand in the order in which a request meets them.
 
 pub mod balance; // one target of several
+pub mod billing; // the request log
 pub mod config; // what the operator says
 pub mod database; // PostgreSQL or SQLite
 pub mod error; // the one table of codes
