@@ -29,12 +29,14 @@ migrations! { POSTGRES, "postgres":
     1 "0001_request_logs",
     2 "0002_routing_rules",
     3 "0003_api_keys",
+    4 "0004_sessions",
 }
 
 migrations! { SQLITE, "sqlite":
     1 "0001_request_logs",
     2 "0002_routing_rules",
     3 "0003_api_keys",
+    4 "0004_sessions",
 }
 
 /// How long an instance waits for another one's migrations.
