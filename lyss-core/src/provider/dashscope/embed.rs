@@ -3,7 +3,6 @@
 //! # Source
 //! Model Studio, "Text embedding" API reference, read 2026-11-22.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    provider::vectors::to_base64,
     types::{EmbeddingRequest, RawObject, RawValue, Segments, Usage, embedding::Input},
 };
 
@@ -124,7 +124,7 @@ pub(super) fn read(
         };
         *entry = Some((
             if base64 {
-                encode(vector, body)?
+                to_base64(vector).ok_or_else(|| malformed("has a vector that is none", body))?
             } else {
                 vector.to_owned()
             },
@@ -138,17 +138,6 @@ pub(super) fn read(
         }),
         None => Err(malformed("has fewer vectors than there are texts", body)),
     }
-}
-
-/// A vector as base64 of little-endian float32, quoted.
-fn encode(vector: &str, body: &Bytes) -> Result<String> {
-    let numbers: Vec<f32> =
-        serde_json::from_str(vector).map_err(|_| malformed("has a vector that is none", body))?;
-    let bytes: Vec<u8> = numbers
-        .iter()
-        .flat_map(|number| number.to_le_bytes())
-        .collect();
-    Ok(format!("\"{}\"", BASE64_STANDARD.encode(bytes)))
 }
 
 /// OpenAI's list from the answers, in the order of the calls, and the usage of all of them if each reported it.

@@ -9,18 +9,18 @@ use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::value::RawValue as Json;
 
 use super::wire::{text, text_or_number};
-use crate::error::{Error, ErrorKind, Retry, Upstream, Work};
+use crate::{
+    error::{Error, ErrorKind, Retry, Upstream, Work},
+    provider::failure::{retry_after, scrub},
+};
 
-/// The longest provider message that is passed on, in characters.
-const MAX_MESSAGE: usize = 500;
-
-/// The longest pause that a provider is believed to want.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
+/// How long an account that cannot be charged is left alone: waiting does not help, an operator must.
+const UNFUNDED_PAUSE: Duration = Duration::from_secs(3600);
 
 /// A failed exchange, with what the adapter itself can do about it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Refusal {
     pub(super) fn read(status: u16, headers: Option<&HeaderMap>, body: &[u8]) -> Self {
         let mut refusal = Self {
             status,
-            pause: headers.and_then(pause),
+            pause: headers.and_then(retry_after),
             ..Self::default()
         };
         let body = String::from_utf8_lossy(body);
@@ -118,11 +118,11 @@ impl Refusal {
     }
 
     /// Decides what the refusal means for the call.
-    pub(super) fn into_failure(self, api_key: Option<&SecretString>) -> Failure {
+    pub(super) fn into_failure(self, secrets: &[SecretString]) -> Failure {
         let remedy = self.remedy();
         let meaning = self.meaning();
-        let told = bounded(&self.message, api_key);
-        let native = bounded(&self.code, api_key);
+        let told = scrub(&self.message, secrets);
+        let native = scrub(&self.code, secrets);
         let log = format!("status {}, code `{native}`: {told}", self.status);
         let shown = |kind: ErrorKind, status: u16, code: Option<&str>| {
             Error::new(
@@ -165,7 +165,7 @@ impl Refusal {
             Meaning::Account => hidden(
                 ErrorKind::UpstreamError,
                 "the gateway's account with the provider cannot be charged".into(),
-                Retry::Elsewhere,
+                Retry::After(UNFUNDED_PAUSE),
                 Work::None,
             ),
             Meaning::Throttled(default) => hidden(
@@ -360,48 +360,6 @@ pub(super) fn http_status(comment: &[u8]) -> Option<u16> {
     let status = comment.trim_ascii().strip_prefix(b"HTTP_STATUS/")?;
     let status = std::str::from_utf8(status).ok()?.trim().parse().ok()?;
     (100..600).contains(&status).then_some(status)
-}
-
-/// The pause of `Retry-After` (seconds or a date), or of the millisecond form that SDKs know.
-fn pause(headers: &HeaderMap) -> Option<Duration> {
-    let value = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    let seconds = match value("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
-        Some(ms) => ms / 1000.0,
-        None => {
-            let text = value("retry-after")?;
-            match text.parse() {
-                Ok(seconds) => seconds,
-                Err(_) => {
-                    let date = jiff::fmt::rfc2822::DateTimeParser::new()
-                        .parse_timestamp(text)
-                        .ok()?;
-                    date.duration_since(jiff::Timestamp::now()).as_secs_f64()
-                }
-            }
-        }
-    };
-    Duration::try_from_secs_f64(seconds.max(0.0))
-        .ok()
-        .map(|pause| pause.min(MAX_PAUSE))
-}
-
-/// A provider's text, fit to be passed on: our key taken out, control characters too, and not longer than it need be.
-fn bounded(text: &str, api_key: Option<&SecretString>) -> String {
-    let key = api_key.map(ExposeSecret::expose_secret).unwrap_or_default();
-    let text = if key.is_empty() {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.replace(key, "***"))
-    };
-    let mut out: String = text
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .take(MAX_MESSAGE)
-        .collect();
-    if text.chars().nth(MAX_MESSAGE).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 /// The provider's answer is not what its protocol says.

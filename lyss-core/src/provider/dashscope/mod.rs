@@ -33,14 +33,14 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use parking_lot::RwLock;
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue as Json;
 
-pub use config::{Config, DEFAULT_BASE_URL};
-pub use model::Generation;
+pub use config::DEFAULT_BASE_URL;
 
 use self::{
+    config::Config,
     error::{Failure, Refusal, Remedy, malformed},
+    model::Generation,
     response::Collected,
     stream::{Chunks, Frames, Opened, Source},
     wire::Answer,
@@ -68,8 +68,6 @@ const MAX_PAGES: usize = 50;
 pub struct DashScope {
     id: Arc<str>,
     config: Config,
-    api_key: Option<SecretString>,
-    authorization: Option<HeaderValue>,
     transport: Arc<dyn HttpTransport>,
     max_event: usize,
     max_answer: usize,
@@ -91,41 +89,19 @@ struct Accepted {
 }
 
 impl DashScope {
-    /// An account as configured.
+    /// Makes the provider of a specification.
     ///
     /// # Errors
-    /// `invalid_value`, naming the configuration key.
-    pub fn new(spec: ProviderSpec) -> Result<Self> {
-        let config = Config::new(spec.config.base_url.as_deref())?;
-        Self::with_config(spec, config)
-    }
-
-    /// An account with its own configuration in place of the spec's.
-    ///
-    /// # Errors
-    /// `invalid_value` if the key cannot be sent in a header.
-    pub fn with_config(spec: ProviderSpec, config: Config) -> Result<Self> {
-        let authorization = spec.api_key.as_ref().map(|key| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
-                .map_err(|_| {
-                    Error::invalid(
-                        "api_key",
-                        "`api_key` has characters that no header may carry",
-                    )
-                })?;
-            value.set_sensitive(true);
-            Ok::<_, Error>(value)
-        });
-        Ok(Self {
+    /// `invalid_value` naming `base_url`, `api_key`, `headers` or `options`.
+    pub fn from_spec(spec: ProviderSpec) -> Result<Arc<dyn Provider>> {
+        Ok(Arc::new(Self {
+            config: Config::new(&spec)?,
             id: spec.id,
-            config,
-            api_key: spec.api_key,
-            authorization: authorization.transpose()?,
             transport: spec.transport,
             max_event: spec.max_event,
             max_answer: spec.max_answer,
             learned: RwLock::default(),
-        })
+        }))
     }
 
     /// Sends a chat request, on the other path or as a stream where the provider asks for that.
@@ -223,12 +199,12 @@ impl DashScope {
             Opened::read(
                 Source::new(body, self.max_event),
                 frames,
-                self.api_key.as_ref(),
+                &self.config.secrets,
             )
             .await?
         } else {
             let body = collect(body, self.max_answer).await?;
-            let first = frames.read_whole(body, self.api_key.as_ref())?;
+            let first = frames.read_whole(body, &self.config.secrets)?;
             Opened {
                 source: Source::ended(),
                 frames,
@@ -249,11 +225,10 @@ impl DashScope {
         extra: HeaderMap,
         body: Segments,
     ) -> Result<Response<BodyStream>, Failure> {
-        let uri = format!("{}{path}", self.config.base_url());
-        let accept = if extra.contains_key("x-dashscope-sse") {
-            "text/event-stream"
-        } else {
-            "application/json"
+        let uri = format!("{}{path}", self.config.base_url);
+        let accept = match extra.contains_key("x-dashscope-sse") {
+            true => "text/event-stream",
+            false => "application/json",
         };
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -261,20 +236,11 @@ impl DashScope {
             .parse()
             .map_err(|_| Error::invalid("base_url", "`base_url` cannot be extended by a path"))?;
         let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        if request.method() == Method::POST {
-            request.headers_mut().insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            );
-        }
-        let headers = request.headers_mut();
-        if let Some(authorization) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, authorization.clone());
-        }
-        for (name, value) in self.config.headers.iter().chain(&extra) {
-            headers.insert(name, value.clone());
-        }
+        *headers = self.config.headers.clone();
+        headers.extend(extra);
+        headers
+            .entry(header::ACCEPT)
+            .or_insert(HeaderValue::from_static(accept));
         let response = self.transport.send(request).await?;
         if response.status().is_success() {
             return Ok(response);
@@ -283,7 +249,7 @@ impl DashScope {
         // A refusal whose body is lost or too large is still a refusal.
         let body = collect(body, MAX_REFUSAL).await.unwrap_or_default();
         let refusal = Refusal::read(head.status.as_u16(), Some(&head.headers), &body);
-        Err(refusal.into_failure(self.api_key.as_ref()))
+        Err(refusal.into_failure(&self.config.secrets))
     }
 
     /// Sends a request and reads its answer; the native form of an error inside a success is refused too.
@@ -302,7 +268,7 @@ impl DashScope {
         let answer = parse(&body)?;
         if answer.is_error() {
             let refusal = Refusal::read(500, Some(&head.headers), &body);
-            return Err(refusal.into_failure(self.api_key.as_ref()).error);
+            return Err(refusal.into_failure(&self.config.secrets).error);
         }
         let request_id = request_id(&head.headers).or_else(|| answer.request_id());
         Ok((body, request_id))
@@ -317,7 +283,7 @@ impl DashScope {
         let Accepted { answer, request_id } = self.open(request, false).await?;
         let mut collected = Collected::default();
         let frames = answer
-            .collect(self.api_key.as_ref(), self.max_answer, |delta| {
+            .collect(&self.config.secrets, self.max_answer, |delta| {
                 collected.add(delta)
             })
             .await?;
@@ -409,7 +375,7 @@ impl Provider for DashScope {
     }
 
     fn endpoint(&self) -> &str {
-        self.config.base_url()
+        &self.config.base_url
     }
 
     async fn chat(&self, call: &ProviderCall, request: ChatRequest) -> Result<Completion> {
@@ -429,7 +395,7 @@ impl Provider for DashScope {
             call.request_id,
         );
         let chunks = Chunks::new(&id, now(), request.model());
-        let chunks = answer.into_chunks(chunks, self.api_key.clone());
+        let chunks = answer.into_chunks(chunks, self.config.secrets.clone());
         Ok(CompletionStream {
             chunks: chunks.map_err(self.named()).boxed(),
             upstream_request_id: request_id,

@@ -7,7 +7,7 @@
 
 /// The generation path of a model. Each model is bound to exactly one, whatever its messages contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Generation {
+pub(super) enum Generation {
     /// `/services/aigc/text-generation/generation`.
     Text,
     /// `/services/aigc/multimodal-generation/generation`.
@@ -16,7 +16,7 @@ pub enum Generation {
 
 impl Generation {
     /// The path below the base URL.
-    pub fn path(self) -> &'static str {
+    pub(super) fn path(self) -> &'static str {
         match self {
             Self::Text => "/services/aigc/text-generation/generation",
             Self::Multimodal => "/services/aigc/multimodal-generation/generation",
@@ -24,7 +24,7 @@ impl Generation {
     }
 
     /// The other path.
-    pub fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Self::Text => Self::Multimodal,
             Self::Multimodal => Self::Text,
@@ -32,7 +32,7 @@ impl Generation {
     }
 
     /// The path that a model's name tells; `None` for a name that is not known.
-    pub fn of(model: &str) -> Option<Self> {
+    pub(super) fn of(model: &str) -> Option<Self> {
         let model = base_name(model);
         let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| model.starts_with(prefix));
         let multimodal = ["-vl", "-omni", "-audio", "-ocr"]

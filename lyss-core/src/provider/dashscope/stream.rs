@@ -4,7 +4,10 @@
 //! when every choice that began has a finish reason; the provider then closes without `[DONE]`. Usage is cumulative in
 //! every frame: the last one counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -189,7 +192,7 @@ impl Frames {
     pub(super) fn read(
         &mut self,
         frame: &Frame,
-        api_key: Option<&SecretString>,
+        secrets: &[SecretString],
     ) -> Result<Vec<Delta>, Failure> {
         let data = frame.data.trim_ascii();
         if data.is_empty() || data == b"[DONE]" {
@@ -197,7 +200,7 @@ impl Frames {
         }
         let refused = || {
             let status = frame.status.filter(|status| *status >= 400);
-            Refusal::read(status.unwrap_or(500), None, data).into_failure(api_key)
+            Refusal::read(status.unwrap_or(500), None, data).into_failure(secrets)
         };
         if frame.named_error || frame.status.is_some_and(|status| status >= 400) {
             return Err(refused());
@@ -314,9 +317,9 @@ impl Frames {
     pub(super) fn read_whole(
         &mut self,
         body: Bytes,
-        api_key: Option<&SecretString>,
+        secrets: &[SecretString],
     ) -> Result<Vec<Delta>, Failure> {
-        let mut deltas = self.read(&body.clone().into(), api_key)?;
+        let mut deltas = self.read(&body.clone().into(), secrets)?;
         if deltas.is_empty() {
             return Err(malformed("has no choices", &body).into());
         }
@@ -567,10 +570,10 @@ impl Opened {
     pub(super) async fn read(
         mut source: Source,
         mut frames: Frames,
-        api_key: Option<&SecretString>,
+        secrets: &[SecretString],
     ) -> Result<Self, Failure> {
         while let Some(frame) = source.next().await.map_err(work_unknown)? {
-            let first = frames.read(&frame, api_key)?;
+            let first = frames.read(&frame, secrets)?;
             if !first.is_empty() {
                 return Ok(Self {
                     source,
@@ -583,7 +586,7 @@ impl Opened {
     }
 
     /// The rest of the answer as chunks.
-    pub(super) fn into_chunks(self, chunks: Chunks, api_key: Option<SecretString>) -> ChunkStream {
+    pub(super) fn into_chunks(self, chunks: Chunks, secrets: Arc<[SecretString]>) -> ChunkStream {
         let mut ready = VecDeque::new();
         for delta in &self.first {
             chunks.write(delta, &mut ready);
@@ -594,7 +597,7 @@ impl Opened {
             chunks,
             ready,
             ended: false,
-            api_key,
+            secrets,
         };
         futures::stream::unfold(state, |mut state| async move {
             state.next().await.map(|item| (item, state))
@@ -605,7 +608,7 @@ impl Opened {
     /// Reads the rest of the answer and adds it up.
     pub(super) async fn collect(
         mut self,
-        api_key: Option<&SecretString>,
+        secrets: &[SecretString],
         limit: usize,
         mut add: impl FnMut(Delta),
     ) -> Result<Frames> {
@@ -614,7 +617,7 @@ impl Opened {
         loop {
             match self.source.next().await.map_err(work_unknown) {
                 Ok(Some(frame)) => {
-                    let deltas = self.frames.read(&frame, api_key).map_err(begun)?;
+                    let deltas = self.frames.read(&frame, secrets).map_err(begun)?;
                     size += deltas.iter().map(Delta::size).sum::<usize>();
                     if size > limit {
                         return Err(malformed("is larger than `max_answer`", &frame.data));
@@ -641,7 +644,7 @@ struct Chunking {
     chunks: Chunks,
     ready: VecDeque<ChatChunk>,
     ended: bool,
-    api_key: Option<SecretString>,
+    secrets: Arc<[SecretString]>,
 }
 
 impl Chunking {
@@ -654,7 +657,7 @@ impl Chunking {
                 return None;
             }
             match self.source.next().await.map_err(work_unknown) {
-                Ok(Some(frame)) => match self.frames.read(&frame, self.api_key.as_ref()) {
+                Ok(Some(frame)) => match self.frames.read(&frame, &self.secrets) {
                     Ok(deltas) => deltas
                         .iter()
                         .for_each(|delta| self.chunks.write(delta, &mut self.ready)),
