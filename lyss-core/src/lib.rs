@@ -6,9 +6,11 @@ pub mod balance; // one target of several
 pub mod config; // what the operator says
 pub mod error; // the one table of codes
 pub mod gateway; // the trait that frontends call
-pub mod provider;
+pub mod provider; // how providers are spoken to
 pub mod session; // conversations
-pub mod types; // what travels: data only // how providers are spoken to
+#[cfg(feature = "testing")]
+pub mod testing; // promises as functions
+pub mod types; // what travels: data only
 
 pub use error::{Error, ErrorKind, Result};
 pub use gateway::Gateway;
