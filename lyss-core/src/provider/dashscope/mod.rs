@@ -204,11 +204,18 @@ impl DashScope {
             .await?
         } else {
             let body = collect(body, self.max_answer).await?;
-            let first = frames.read_whole(body, &self.config.secrets)?;
-            Opened {
-                source: Source::ended(),
-                frames,
-                first,
+            if stream && !body.trim_ascii_start().starts_with(b"{") {
+                // Events under another name, as it labels its refusals.
+                let body = futures::stream::iter([Ok(body)]).boxed();
+                let source = Source::new(body, self.max_event);
+                Opened::read(source, frames, &self.config.secrets).await?
+            } else {
+                let first = frames.read_whole(body, &self.config.secrets)?;
+                Opened {
+                    source: Source::ended(),
+                    frames,
+                    first,
+                }
             }
         };
         Ok(Accepted {

@@ -494,3 +494,7 @@ fn write_audio(out: &mut JsonText, audio: &RawObject, place: &Place, index: usiz
         .push(inner);
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;
