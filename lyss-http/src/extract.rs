@@ -278,10 +278,7 @@ mod tests {
             let found = key(context(&parts("/", &headers)).unwrap());
             assert_eq!(found.as_deref(), expected, "{headers:?}");
         }
-        let twice = [
-            ("authorization", "Bearer a"),
-            ("authorization", "Bearer b"),
-        ];
+        let twice = [("authorization", "Bearer a"), ("authorization", "Bearer b")];
         let error = context(&parts("/", &twice)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidApiKey);
     }
@@ -302,10 +299,7 @@ mod tests {
     #[test]
     fn the_user_of_the_query() {
         let user = |uri| context(&parts(uri, &[])).map(|context| context.user_id);
-        assert_eq!(
-            user("/?user_id=a%20b&x=1").unwrap().as_deref(),
-            Some("a b")
-        );
+        assert_eq!(user("/?user_id=a%20b&x=1").unwrap().as_deref(), Some("a b"));
         assert_eq!(user("/?x=user").unwrap(), None);
         for uri in ["/?user_id=", "/?user_id=a%0ab", "/?user_id=a&user_id=b"] {
             assert_eq!(

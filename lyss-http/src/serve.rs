@@ -124,7 +124,12 @@ struct Server {
 /// Serves a router until [`Shutdown::drain`] is called and the calls that ran then have ended, or the grace is over.
 ///
 /// While draining, connections are still accepted, so that new calls get their 503 and not a refused connection.
-pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, shutdown: Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: ServeOptions,
+    shutdown: Shutdown,
+) {
     let connections = TaskTracker::new();
     let server = Arc::new(Server {
         router,

@@ -39,15 +39,15 @@ pub(crate) async fn response(
     id: RequestId,
     options: &RouterOptions,
 ) -> Result<Response> {
-    let (info, source, due) =
-        match tokio::time::timeout(options.keep_alive, opening.as_mut()).await {
-            Ok(stream) => {
-                let ChatStream { info, chunks } = stream?;
-                let due = Instant::now() + options.keep_alive;
-                (Some(info), Source::Chunks(chunks), due)
-            }
-            Err(_) => (None, Source::Opening(opening), Instant::now()),
-        };
+    let (info, source, due) = match tokio::time::timeout(options.keep_alive, opening.as_mut()).await
+    {
+        Ok(stream) => {
+            let ChatStream { info, chunks } = stream?;
+            let due = Instant::now() + options.keep_alive;
+            (Some(info), Source::Chunks(chunks), due)
+        }
+        Err(_) => (None, Source::Opening(opening), Instant::now()),
+    };
     let body = Events {
         source,
         id,

@@ -46,7 +46,11 @@ pub fn check(parts: &Parts, policy: &HostPolicy) -> Result<()> {
         return Err(bad("the `Host` header was sent twice"));
     }
     let header = header
-        .map(|value| value.to_str().map_err(|_| bad("the `Host` header is malformed")))
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| bad("the `Host` header is malformed"))
+        })
         .transpose()?;
     // HTTP/2's `:authority`, or the absolute form of HTTP/1.
     let target = parts.uri.authority().map(|authority| authority.as_str());

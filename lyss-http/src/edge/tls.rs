@@ -47,7 +47,12 @@ pub fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         .map_err(|error| fail(cert, error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .map_err(|error| fail(cert, format!("does not work with {}: {error}", key.display())))?;
+        .map_err(|error| {
+            fail(
+                cert,
+                format!("does not work with {}: {error}", key.display()),
+            )
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

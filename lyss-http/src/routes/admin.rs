@@ -17,7 +17,11 @@ pub(super) async fn add_rule(mut call: Call) -> Result<Response> {
         let message = "leave `id` out: it is given to a new rule; `PUT` changes one";
         return call.counted(Err(Error::invalid("id", message)));
     }
-    let rule = call.app.gateway.put_routing_rule(call.context, rule).await?;
+    let rule = call
+        .app
+        .gateway
+        .put_routing_rule(call.context, rule)
+        .await?;
     json(StatusCode::CREATED, &rule)
 }
 
@@ -41,7 +45,11 @@ pub(super) async fn put_rule(mut call: Call) -> Result<Response> {
         return call.counted(Err(Error::invalid("id", message)));
     }
     rule.id = Some(id);
-    let rule = call.app.gateway.put_routing_rule(call.context, rule).await?;
+    let rule = call
+        .app
+        .gateway
+        .put_routing_rule(call.context, rule)
+        .await?;
     json(StatusCode::OK, &rule)
 }
 

@@ -40,7 +40,11 @@ pub(super) async fn ready(call: Call) -> Result<Response> {
         });
     if call.app.options.shutdown.is_draining() {
         ready.ready = false;
-        if !ready.degraded.iter().any(|reason| reason == "shutting_down") {
+        if !ready
+            .degraded
+            .iter()
+            .any(|reason| reason == "shutting_down")
+        {
             ready.degraded.push("shutting_down".to_owned());
         }
     }

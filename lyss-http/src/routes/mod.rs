@@ -222,11 +222,7 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
     };
     match answer {
         Ok(Ok(mut response)) => {
-            error::insert(
-                response.headers_mut(),
-                error::X_REQUEST_ID,
-                &id.to_string(),
-            );
+            error::insert(response.headers_mut(), error::X_REQUEST_ID, &id.to_string());
             response
         }
         Ok(Err(error)) => error::response(&error, id),

@@ -56,8 +56,8 @@ impl TryFrom<StoredMessage> for ShownMessage {
     type Error = Error;
 
     fn try_from(stored: StoredMessage) -> Result<Self> {
-        let message = serde_json::from_slice(&stored.json)
-            .map_err(|error| internal().with_source(error))?;
+        let message =
+            serde_json::from_slice(&stored.json).map_err(|error| internal().with_source(error))?;
         Ok(Self {
             seq: stored.seq,
             turn: stored.turn,
@@ -117,12 +117,7 @@ pub(super) async fn messages(call: Call) -> Result<Response> {
     let stored = call
         .app
         .gateway
-        .session_messages(
-            call.context,
-            &call.param,
-            query.after.unwrap_or(0),
-            limit,
-        )
+        .session_messages(call.context, &call.param, query.after.unwrap_or(0), limit)
         .await?;
     let data = stored
         .into_iter()

@@ -30,7 +30,9 @@ use lyss_core::{
     types::{
         CallContext, ChatChunk, ChatRequest, ChatResponse, ChatStream, Credential,
         EmbeddingRequest, EmbeddingResponse, LogRow, Model, RawObject, ReplyInfo, RequestId,
-        Session, StoredMessage, Usage, log::Purpose, session::{SessionPage, SessionStatus},
+        Session, StoredMessage, Usage,
+        log::Purpose,
+        session::{SessionPage, SessionStatus},
     },
 };
 use lyss_http::{
@@ -93,7 +95,10 @@ fn chunk(text: &str) -> Result<ChatChunk> {
 }
 
 pub fn failure() -> Error {
-    Error::new(ErrorKind::UpstreamIncomplete, "the provider's answer ended early")
+    Error::new(
+        ErrorKind::UpstreamIncomplete,
+        "the provider's answer ended early",
+    )
 }
 
 fn session(id: &str) -> Session {
@@ -180,7 +185,7 @@ impl Gateway for Scripted {
                     Some((chunk("tick"), n + 1))
                 });
                 if request.body().get("max_tokens").is_some() {
-                    ticks.take(10).boxed()
+                    ticks.take(25).boxed()
                 } else {
                     ticks.boxed()
                 }
@@ -273,7 +278,11 @@ impl Gateway for Scripted {
 
     async fn usage(&self, context: CallContext, query: UsageQuery) -> Result<Vec<UsageTotal>> {
         self.admit(&context, false)?;
-        let group = query.by.into_iter().map(|by| (by, "x".to_owned())).collect();
+        let group = query
+            .by
+            .into_iter()
+            .map(|by| (by, "x".to_owned()))
+            .collect();
         Ok(vec![UsageTotal {
             group,
             ..UsageTotal::default()
