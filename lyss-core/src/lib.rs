@@ -2,13 +2,59 @@
 //!
 //! The modules stand in the order in which a request meets them.
 
-pub mod balance; // one target of several
-pub mod config; // what the operator says
-pub mod error; // the one table of codes
-pub mod gateway; // the trait that frontends call
-pub mod provider;
-pub mod session; // conversations
-pub mod types; // what travels: data only // how providers are spoken to
+/// The trait that frontends call.
+pub mod gateway;
 
+/// The handle that implements it.
+pub mod engine;
+
+/// The one table of error codes.
+pub mod error;
+
+/// What travels: data only.
+pub mod types;
+
+/// What the operator says.
+pub mod config;
+
+/// One request, stage by stage.
+mod pipeline;
+
+/// Who may call.
+pub mod admission;
+
+/// Conversations.
+pub mod session;
+
+/// From a model name to targets.
+pub mod routing;
+
+/// One target of several.
+pub mod balance;
+
+/// Limits, health, deadlines and pauses around a provider.
+pub mod resilience;
+
+/// How providers are spoken to.
+pub mod provider;
+
+/// What is recorded of every request.
+pub mod billing;
+
+/// PostgreSQL or SQLite.
+pub mod database;
+
+#[cfg(feature = "redis")]
+/// Redis.
+pub mod redis;
+
+/// Metrics.
+pub mod telemetry;
+
+#[cfg(any(test, feature = "testing"))]
+/// Promises as functions, for this crate's adapters and yours.
+pub mod testing;
+
+pub use engine::{Engine, EngineBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use gateway::Gateway;

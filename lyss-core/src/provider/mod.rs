@@ -1,9 +1,16 @@
 //! Providers: one folder a protocol. What sits here knows how to speak to a provider, and nothing else: retries,
 //! timeouts, limits and metrics are layers around it (`resilience/`).
 
+mod failure;
+pub mod openai;
+pub mod preset;
+pub mod registry;
+pub mod simulated;
+pub mod sse;
 pub mod transport;
+mod vectors;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -116,19 +123,58 @@ fn unsupported(what: &str) -> Error {
     .with_param("model")
 }
 
-/// What a provider is built from: one entry of `providers` with one of its keys.
+/// What a provider is built from: one entry of `providers` with one of its keys. Free of the configuration's own types,
+/// so that an embedding program can make one by hand.
 #[derive(Clone)]
 pub struct ProviderSpec {
     /// The configured id, such as `aliyun`.
     pub id: Arc<str>,
-    /// Its configuration.
-    pub config: crate::config::ProviderConfig,
     /// The key to use.
     pub api_key: Option<SecretString>,
+    /// The OpenAI-compatible service whose defaults apply, a row of [`preset`].
+    pub preset: Option<String>,
+    /// Where the API is; unset: the preset's or the kind's own.
+    pub base_url: Option<String>,
+    /// Headers added to every call.
+    pub headers: BTreeMap<String, SecretString>,
+    /// Options of the kind itself.
+    pub options: serde_json::Map<String, serde_json::Value>,
     /// Where requests go and answers come from.
     pub transport: Arc<dyn transport::HttpTransport>,
     /// The largest event of a stream, in bytes.
     pub max_event: usize,
     /// The largest answer that is not a stream, in bytes.
     pub max_answer: usize,
+}
+
+impl ProviderSpec {
+    /// The default of `max_event` (decision 11): 1 MiB.
+    pub const MAX_EVENT: usize = 1 << 20;
+    /// The default of `max_answer`: 64 MiB, room for 2,048 embeddings of 1,536 numbers as text.
+    pub const MAX_ANSWER: usize = 64 << 20;
+
+    /// A specification with nothing but defaults.
+    pub fn new(id: impl Into<Arc<str>>, transport: Arc<dyn transport::HttpTransport>) -> Self {
+        Self {
+            id: id.into(),
+            api_key: None,
+            preset: None,
+            base_url: None,
+            headers: BTreeMap::new(),
+            options: serde_json::Map::new(),
+            transport,
+            max_event: Self::MAX_EVENT,
+            max_answer: Self::MAX_ANSWER,
+        }
+    }
+}
+
+impl fmt::Debug for ProviderSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderSpec")
+            .field("id", &self.id)
+            .field("preset", &self.preset)
+            .field("base_url", &self.base_url)
+            .finish_non_exhaustive()
+    }
 }

@@ -3,7 +3,23 @@
 //! Used by `pipeline/assemble.rs` (load) and `pipeline/finish.rs` (append). An adapter is one file; it passes
 //! `testing/conformance/session_store.rs`.
 
-use std::sync::Arc;
+mod cursor;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod database;
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use database::DatabaseSessionStore;
+pub use memory::MemorySessionStore;
+#[cfg(feature = "redis")]
+pub use redis::RedisSessionStore;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 
@@ -18,8 +34,9 @@ use crate::{
 ///
 /// Every method finds a session by owner *and* id, so a foreign session looks like a missing one. A store that does
 /// not answer is an error (`session_store_unavailable`), never an empty session; a stored value that cannot be read is
-/// `session_corrupt` and is left as it is. The time to live is given at construction; every `load`, `create` and
-/// `append` renews it. Hostile ids (any UTF-8 up to 256 bytes without control characters) are data.
+/// `session_corrupt` and is left as it is, until it is deleted. The time to live is given at construction; every `load`,
+/// `create` and `append` renews it (a store may save the write while at least seven eighths of it are left). The last
+/// activity is the creation or the last append: reading does not move a session in the listing. Hostile ids (any UTF-8 up to 256 bytes without control characters) are data.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
     /// Creates a session, or returns the one that exists (its metadata stays).
@@ -66,3 +83,51 @@ pub trait SessionStore: Send + Sync + 'static {
 
 /// A shared store.
 pub type SharedSessionStore = Arc<dyn SessionStore>;
+
+/// How long a session lives after its last use.
+#[derive(Debug, Clone, Copy)]
+struct Ttl {
+    ms: i64,
+}
+
+impl Ttl {
+    /// A hundred years: beyond it the sums in Redis and in databases overflow, and nobody means it.
+    const MAX_MS: i64 = 100 * 366 * 24 * 3600 * 1000;
+
+    fn new(ttl: Duration) -> Self {
+        let ms = i64::try_from(ttl.as_millis()).unwrap_or(Self::MAX_MS);
+        Self {
+            ms: ms.clamp(1, Self::MAX_MS),
+        }
+    }
+
+    /// Whether so little is left that a use has to write the new end down.
+    fn renewal_due(self, left_ms: i64) -> bool {
+        left_ms < self.ms - self.ms / 8
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        })
+}
+
+/// A session of which the stored value cannot be read. `what` goes to the logs.
+fn corrupt(what: impl Into<String>) -> crate::Error {
+    crate::Error::new(
+        crate::ErrorKind::SessionCorrupt,
+        "the stored session cannot be read; it was left as it is, delete it to start anew",
+    )
+    .with_source(what.into())
+}
+
+fn conflict() -> crate::Error {
+    crate::Error::new(
+        crate::ErrorKind::SessionConflict,
+        "another turn of this session was stored meanwhile, or it was deleted",
+    )
+}

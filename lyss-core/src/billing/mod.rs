@@ -1,0 +1,24 @@
+//! The request log: every request makes exactly one row of `request_logs`, whatever dies on the way.
+//!
+//! ```text
+//! request ── begin ──▶ spool (intent)  ┐
+//!         ── settle ─▶ spool (settle)  ┴▶ drain ─▶ sink ─▶ request_logs ─▶ request_log (reads)
+//! ```
+//!
+//! A request never waits for the database. Both records go to a local file, synchronously, and each carries a complete
+//! row: the intent's is the row of a request whose process died (`aborted`), the settle's replaces it. So recovery has
+//! no case of its own: of each request the settle is written if there is one, else the intent.
+
+mod drain;
+mod ledger;
+mod reader;
+mod record;
+mod request_log;
+mod sink;
+mod spool;
+mod upkeep;
+
+#[cfg(all(test, unix, feature = "postgres", feature = "sqlite"))]
+mod tests;
+
+pub use ledger::{Entry, Ledger, LedgerOptions, LedgerStats};

@@ -1,0 +1,185 @@
+//! `limits`, `budgets`, `billing` and `cache`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::reader::{Choice, DECIMAL, Reader, Section};
+use super::value;
+
+/// `limits`: the default for every user, at most so many in any 60 seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LimitsConfig {
+    /// Requests per minute.
+    pub rpm: Option<u32>,
+    /// Tokens per minute.
+    pub tpm: Option<u64>,
+    /// Requests at once.
+    pub concurrent: Option<u32>,
+}
+
+/// An item of `budgets`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BudgetConfig {
+    /// Whose spending it bounds.
+    pub scope: BudgetScope,
+    /// The amount, a decimal text.
+    pub amount: String,
+    /// Its currency; unset: `billing.currency`.
+    pub currency: Option<String>,
+    /// When it renews.
+    pub period: BudgetPeriod,
+}
+
+/// Whose spending a budget bounds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BudgetScope {
+    /// One user.
+    User(String),
+    /// One API key, by its id.
+    Key(String),
+    /// The whole gateway.
+    #[default]
+    Total,
+}
+
+/// An item's `period`: calendar periods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BudgetPeriod {
+    /// A day.
+    Day,
+    /// A month.
+    #[default]
+    Month,
+    /// For ever.
+    Total,
+}
+
+/// `billing`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BillingConfig {
+    /// The currency of totals.
+    pub currency: String,
+    /// What one unit of another currency is worth in `currency`.
+    pub exchange_rates: BTreeMap<String, String>,
+    /// Prices by model.
+    pub prices: BTreeMap<String, PriceConfig>,
+}
+
+/// An entry of `billing.prices`: decimal amounts per million tokens.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PriceConfig {
+    /// Input tokens.
+    pub input: Option<String>,
+    /// Output tokens.
+    pub output: Option<String>,
+    /// Input tokens that the provider had cached; unset: as input.
+    pub cached_input: Option<String>,
+    /// Reasoning tokens; unset: as output.
+    pub reasoning: Option<String>,
+    /// The currency of this price; unset: `billing.currency`.
+    pub currency: Option<String>,
+}
+
+/// `cache`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheConfig {
+    /// Whether equal requests are answered from the cache.
+    pub enabled: bool,
+    /// How long an answer may be reused.
+    pub ttl: Duration,
+    /// Most bytes of answers held.
+    pub max_bytes: u64,
+}
+
+impl Default for BillingConfig {
+    fn default() -> Self {
+        Self {
+            currency: "USD".to_owned(),
+            exchange_rates: BTreeMap::new(),
+            prices: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            ttl: Duration::from_secs(3600),
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Choice for BudgetPeriod {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("day", Self::Day),
+        ("month", Self::Month),
+        ("total", Self::Total),
+    ];
+}
+
+impl Section for LimitsConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.integer("rpm", 1..=10_000_000, &mut self.rpm);
+        r.integer("tpm", 1..=1_000_000_000_000, &mut self.tpm);
+        r.integer("concurrent", 1..=1_000_000, &mut self.concurrent);
+    }
+}
+
+impl Section for BudgetConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        let (mut user, mut key, mut total) = (None::<String>, None::<String>, None::<bool>);
+        r.text("user", &mut user);
+        r.text("key", &mut key);
+        r.boolean("total", &mut total);
+        let written = ["user", "key", "total"].iter().filter(|k| r.has(k)).count();
+        if written != 1 || total == Some(false) {
+            r.error_here(
+                "whose budget is it? accepted: exactly one of user: NAME, key: ID, total: true",
+            );
+        }
+        self.scope = match (user, key) {
+            (Some(user), _) => BudgetScope::User(user),
+            (None, Some(key)) => BudgetScope::Key(key),
+            (None, None) => BudgetScope::Total,
+        };
+        r.require("amount", DECIMAL);
+        r.decimal("amount", &mut self.amount);
+        r.currency("currency", &mut self.currency);
+        r.choice("period", &mut self.period);
+    }
+}
+
+impl Section for BillingConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.currency("currency", &mut self.currency);
+        let accepts = "a decimal rate such as 0.14";
+        r.entries(
+            "exchange_rates",
+            accepts,
+            true,
+            value::parse_decimal,
+            &mut self.exchange_rates,
+        );
+        r.sections("prices", "<model>", &mut self.prices);
+    }
+}
+
+impl Section for PriceConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.decimal("input", &mut self.input);
+        r.decimal("output", &mut self.output);
+        r.decimal("cached_input", &mut self.cached_input);
+        r.decimal("reasoning", &mut self.reasoning);
+        r.currency("currency", &mut self.currency);
+    }
+}
+
+impl Section for CacheConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.boolean("enabled", &mut self.enabled);
+        r.duration("ttl", &mut self.ttl);
+        r.size("max_bytes", 1 << 10..=1 << 40, &mut self.max_bytes);
+    }
+}

@@ -1,0 +1,158 @@
+//! `session` and `memory`: what of a conversation is kept and sent.
+
+use std::time::Duration;
+
+use super::reader::{Choice, Reader, Section};
+use super::secret::Secret;
+
+/// `session`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionConfig {
+    /// Most tokens of stored context that are sent.
+    pub max_tokens: u32,
+    /// How long a session lives after its last turn.
+    pub ttl: Duration,
+    /// Stored tokens from which old turns are compressed.
+    pub compression_threshold: u32,
+    /// The model that writes summaries.
+    pub summary_model: Option<String>,
+    /// Newest messages that are never compressed.
+    pub keep_recent: u32,
+    /// How the context is made to fit.
+    pub strategy: CompressionStrategy,
+    /// Whether a request without `session_id` begins a session.
+    pub auto_create: bool,
+    /// Where sessions live. Unset: `redis` when Redis is configured, else `database`.
+    pub store: Option<StoreKind>,
+}
+
+/// `session.strategy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CompressionStrategy {
+    /// Old turns are replaced by a summary.
+    #[default]
+    Summarize,
+    /// Old turns are left out.
+    Truncate,
+}
+
+/// `session.store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The database of `data.database`.
+    Database,
+    /// Redis, with the database as archive.
+    Redis,
+    /// The process; sessions end with it and are not shared.
+    Memory,
+}
+
+/// `memory`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MemoryConfig {
+    /// The mem0 service, when there is one.
+    pub mem0: Option<Mem0Config>,
+}
+
+/// `memory.mem0`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mem0Config {
+    /// Base URL of the service.
+    pub base_url: Option<String>,
+    /// Its key.
+    pub api_key: Option<Secret>,
+    /// Most memories that go into a prompt.
+    pub top_k: u32,
+    /// How long a recall may take before the request goes on without.
+    pub timeout: Duration,
+    /// Which of mem0's two APIs.
+    pub flavor: Mem0Flavor,
+}
+
+/// `memory.mem0.flavor`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mem0Flavor {
+    /// The hosted service.
+    #[default]
+    Platform,
+    /// The self-hosted open-source server.
+    Oss,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            max_tokens: 4000,
+            ttl: Duration::from_secs(3600),
+            compression_threshold: 3000,
+            summary_model: None,
+            keep_recent: 5,
+            strategy: CompressionStrategy::default(),
+            auto_create: false,
+            store: None,
+        }
+    }
+}
+
+impl Default for Mem0Config {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            api_key: None,
+            top_k: 5,
+            timeout: Duration::from_millis(500),
+            flavor: Mem0Flavor::default(),
+        }
+    }
+}
+
+impl Choice for CompressionStrategy {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("summarize", Self::Summarize), ("truncate", Self::Truncate)];
+}
+
+impl Choice for StoreKind {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("database", Self::Database),
+        ("redis", Self::Redis),
+        ("memory", Self::Memory),
+    ];
+}
+
+impl Choice for Mem0Flavor {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("platform", Self::Platform), ("oss", Self::Oss)];
+}
+
+impl Section for SessionConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.integer("max_tokens", 1..=100_000_000, &mut self.max_tokens);
+        r.duration("ttl", &mut self.ttl);
+        r.integer(
+            "compression_threshold",
+            1..=100_000_000,
+            &mut self.compression_threshold,
+        );
+        r.text("summary_model", &mut self.summary_model);
+        r.integer("keep_recent", 1..=10_000, &mut self.keep_recent);
+        r.choice("strategy", &mut self.strategy);
+        r.boolean("auto_create", &mut self.auto_create);
+        r.choice::<StoreKind>("store", &mut self.store);
+    }
+}
+
+impl Section for MemoryConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.optional("mem0", &mut self.mem0);
+    }
+}
+
+impl Section for Mem0Config {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        r.url("base_url", &["http", "https"], &mut self.base_url);
+        r.secret("api_key", &mut self.api_key);
+        r.integer("top_k", 1..=100, &mut self.top_k);
+        r.duration("timeout", &mut self.timeout);
+        r.choice("flavor", &mut self.flavor);
+    }
+}

@@ -1,0 +1,42 @@
+//! Real databases for this crate's tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use secrecy::SecretString;
+use sqlx::Connection;
+
+use super::{Database, DatabaseSource};
+
+/// An empty PostgreSQL database of its own, on the server that `LYSS_TEST_POSTGRES` names.
+pub(crate) async fn empty_postgres() -> Database {
+    Database::open(DatabaseSource::PostgresUrl(new_postgres_url().await), 8).unwrap()
+}
+
+/// The URL of a fresh PostgreSQL database.
+pub(crate) async fn new_postgres_url() -> SecretString {
+    let server = std::env::var("LYSS_TEST_POSTGRES").expect(
+        "LYSS_TEST_POSTGRES is not set: run `make test`, or start a server with tests/services/postgres.sh",
+    );
+    let name = format!("lyss_test_{}", uuid::Uuid::new_v4().simple());
+    let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let (base, _) = server.rsplit_once('/').unwrap();
+    format!("{base}/{name}").into()
+}
+
+/// A migrated PostgreSQL database.
+pub(crate) async fn postgres() -> Database {
+    let database = empty_postgres().await;
+    database.migrate().await.unwrap();
+    database
+}
+
+/// A migrated SQLite database in a directory.
+pub(crate) async fn sqlite(directory: &std::path::Path) -> Database {
+    let path = directory.join("lyss.db");
+    let database = Database::open(DatabaseSource::Sqlite(path), 8).unwrap();
+    database.migrate().await.unwrap();
+    database
+}

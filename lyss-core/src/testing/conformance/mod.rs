@@ -1,0 +1,3 @@
+//! One module for each trait.
+
+pub mod session_store;
