@@ -5,7 +5,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::check;
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, nearest};
 use super::dsn::PostgresSource;
 use super::env::Env;
 use super::interpolate;
@@ -152,6 +152,9 @@ fn finish(
     config.data.dir.get_or_insert_with(|| env.data_dir());
     resolve_kinds(&mut config, root, extensions, &mut findings);
     check::check(&config, root, extensions, &mut findings);
+    // In the order of the file; the environment's have line 0 and go last.
+    let order = |d: &Diagnostic| (d.line == 0, d.line, d.column);
+    findings.warnings.sort_by_key(order);
     if findings.errors.is_empty() {
         return Ok(Loaded {
             config,
@@ -159,10 +162,7 @@ fn finish(
             digest: None,
         });
     }
-    // The environment's have line 0 and go last.
-    findings
-        .errors
-        .sort_by_key(|error| (error.line == 0, error.line, error.column));
+    findings.errors.sort_by_key(order);
     findings.errors.dedup();
     Err(findings.errors)
 }
@@ -298,9 +298,11 @@ fn resolve_kinds(
                 }
             }
             Some(kind) => {
-                let hint = match default_kind(kind) {
-                    Some(("openai", Some(preset))) => format!("write preset: {preset} instead"),
-                    _ => format!("accepted: {}", accepted()),
+                let known = || KNOWN_KINDS.iter().copied().chain(extra());
+                let hint = match (default_kind(kind), nearest(kind, known())) {
+                    (Some((_, Some(preset))), _) => format!("write preset: {preset} instead"),
+                    (_, Some(near)) => format!("did you mean {near}? accepted: {}", accepted()),
+                    (_, None) => format!("accepted: {}", accepted()),
                 };
                 error("kind", format!("{kind:?} is not a provider kind; {hint}"));
                 continue;

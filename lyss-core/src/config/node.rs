@@ -196,7 +196,15 @@ pub(super) fn parse(file: &str, text: &str) -> Parsed {
                 }
             }
             Err(error) => {
-                let problem = format!("not valid YAML: {}", error.info());
+                let line = error.marker().line().saturating_sub(1);
+                let line = text.lines().nth(line).unwrap_or_default();
+                // `{ ttl: ${TTL} }`: the braces of the variable are YAML's inside a flow mapping.
+                let hint = if line.contains("${") && line.replace("${", "").contains(['{', '[']) {
+                    "; between { } or [ ] a ${VAR} needs quotes"
+                } else {
+                    ""
+                };
+                let problem = format!("not valid YAML: {}{hint}", error.info());
                 builder.report(&(*error.marker()).into(), problem);
                 break;
             }
