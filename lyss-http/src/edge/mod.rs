@@ -1,0 +1,5 @@
+//! What a public listener has to withstand below the router.
+
+pub mod host;
+pub mod stall;
+pub mod tls;

@@ -1,0 +1,48 @@
+//! [`Error`] → status, envelope and headers.
+
+use axum::{body::Body, response::Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use lyss_core::{Error, types::RequestId};
+
+/// The gateway's id of the request.
+pub(crate) const X_REQUEST_ID: &str = "x-request-id";
+/// Tells the official SDKs whether to try again.
+pub(crate) const X_SHOULD_RETRY: &str = "x-should-retry";
+
+/// The answer to a request that failed.
+pub(crate) fn response(error: &Error, id: RequestId) -> Response {
+    let id = id.to_string();
+    let mut response = Response::new(Body::from(error.to_json(Some(&id))));
+    *response.status_mut() =
+        StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    insert(headers, X_REQUEST_ID, &id);
+    headers.insert(
+        X_SHOULD_RETRY,
+        HeaderValue::from_static(if error.should_retry() {
+            "true"
+        } else {
+            "false"
+        }),
+    );
+    if let Some(pause) = error.retry_after() {
+        // Whole seconds, rounded up: a caller that comes back early is refused again.
+        let seconds = pause.as_millis().div_ceil(1000).max(1);
+        insert(headers, "retry-after", &seconds.to_string());
+    }
+    if error.status() == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Sets a header, unless the text cannot be one.
+pub(crate) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,127 @@
+//! `/sessions`.
+
+use axum::response::Response;
+use http::StatusCode;
+use http_body::Body as _;
+use lyss_core::{
+    Error, Result,
+    gateway::{NewSession, PageQuery},
+    types::{Session, StoredMessage, log::rfc3339, session::SessionStatus},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Call, List, internal, json, no_content};
+
+/// A session as the API shows it.
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    object: &'static str,
+    user_id: String,
+    message_count: u64,
+    token_count: u64,
+    created_at: String,
+    last_activity: String,
+    status: SessionStatus,
+    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl From<Session> for Shown {
+    fn from(session: Session) -> Self {
+        Self {
+            id: session.id,
+            object: "session",
+            user_id: session.user_id,
+            message_count: session.message_count,
+            token_count: session.token_count,
+            created_at: rfc3339(session.created_ms),
+            last_activity: rfc3339(session.last_activity_ms),
+            status: session.status,
+            metadata: session.metadata,
+        }
+    }
+}
+
+/// A stored message: the object as it came, and where it stands.
+#[derive(Serialize)]
+struct ShownMessage {
+    seq: u64,
+    turn: u64,
+    tokens: u32,
+    message: Box<RawValue>,
+}
+
+impl TryFrom<StoredMessage> for ShownMessage {
+    type Error = Error;
+
+    fn try_from(stored: StoredMessage) -> Result<Self> {
+        let message =
+            serde_json::from_slice(&stored.json).map_err(|error| internal().with_source(error))?;
+        Ok(Self {
+            seq: stored.seq,
+            turn: stored.turn,
+            tokens: stored.tokens,
+            message,
+        })
+    }
+}
+
+pub(super) async fn create(mut call: Call) -> Result<Response> {
+    // A session without wishes needs no body.
+    let new = if call.body.is_end_stream() {
+        NewSession::default()
+    } else {
+        call.json().await?
+    };
+    let session = call.app.gateway.create_session(call.context, new).await?;
+    json(StatusCode::OK, &Shown::from(session))
+}
+
+pub(super) async fn list(call: Call) -> Result<Response> {
+    let page: PageQuery = call.query()?;
+    let page = call.app.gateway.sessions(call.context, page).await?;
+    let data = page.sessions.into_iter().map(Shown::from).collect();
+    json(StatusCode::OK, &List::page(data, page.next_cursor))
+}
+
+pub(super) async fn retrieve(call: Call) -> Result<Response> {
+    let session = call.app.gateway.session(call.context, &call.param).await?;
+    json(StatusCode::OK, &Shown::from(session))
+}
+
+pub(super) async fn delete(call: Call) -> Result<Response> {
+    call.app
+        .gateway
+        .delete_session(call.context, &call.param)
+        .await?;
+    Ok(no_content())
+}
+
+/// Messages in one page at most, and where nothing is said.
+const PAGE: (usize, usize) = (1000, 100);
+
+#[derive(Deserialize)]
+struct MessagesQuery {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn messages(call: Call) -> Result<Response> {
+    let query: MessagesQuery = call.query()?;
+    let limit = query.limit.unwrap_or(PAGE.1);
+    if !(1..=PAGE.0).contains(&limit) {
+        let message = format!("`limit` must be an integer from 1 to {}", PAGE.0);
+        return call.counted(Err(Error::invalid("limit", message)));
+    }
+    let stored = call
+        .app
+        .gateway
+        .session_messages(call.context, &call.param, query.after.unwrap_or(0), limit)
+        .await?;
+    let data = stored
+        .into_iter()
+        .map(ShownMessage::try_from)
+        .collect::<Result<_>>()?;
+    json(StatusCode::OK, &List::whole(data))
+}
