@@ -1,4 +1,11 @@
 //! The table `api_keys`.
+#![cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(
+        unused_variables,
+        reason = "without a driver no database can be opened"
+    )
+)]
 
 use serde::Deserialize;
 
@@ -131,7 +138,7 @@ impl Database {
     }
 
     pub(crate) async fn revoke_key(&self, id: &str) -> Result<()> {
-        let found = within(QUERY_TIMEOUT, async {
+        let found: u64 = within(QUERY_TIMEOUT, async {
             match self.pool {
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(ref pool) => sqlx::query(
