@@ -39,6 +39,7 @@ enum Part {
     /// SQL text that both dialects understand.
     Sql(&'static str),
     /// SQL text that they do not share: PostgreSQL's, SQLite's.
+    #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     Either(&'static str, &'static str),
     /// A bound text.
     Text(String),

@@ -39,8 +39,11 @@ FROM jsonb_to_recordset($1::text::jsonb) AS r(request_id uuid, created_at timest
 ON CONFLICT (request_id, created_at) DO NOTHING";
 
 /// Not `INSERT OR IGNORE`: that would also ignore rows that break a constraint, which are for the dead letters.
+/// Materialised, because `json_each` renders `value` anew for each of the 26 columns: 60 µs a row, against 23 µs so,
+/// and 20 µs for a statement a row with bound values.
 #[cfg(feature = "sqlite")]
 const SQLITE: &str = "
+WITH rows(value) AS MATERIALIZED (SELECT value FROM json_each(?1))
 INSERT INTO request_logs (request_id, created_at, user_id, session_id, api_key_id, model_name, provider_id,
     input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status, error_code,
     error_message, attempts, purpose, stream, client_request_id, user_charge_pico, provider_cost_pico, currency,
@@ -51,7 +54,7 @@ SELECT value->>'request_id', value->>'created_at', value->>'user_id', value->>'s
     value->>'ttft_ms', value->>'status', value->>'error_code', value->>'error_message', value->>'attempts',
     value->>'purpose', value->>'stream', value->>'client_request_id', value->>'user_charge_pico',
     value->>'provider_cost_pico', value->>'currency', value->>'price_id', value->>'decision'
-FROM json_each(?1) WHERE true
+FROM rows WHERE true
 ON CONFLICT (request_id) DO NOTHING";
 
 /// Writes the rows, however long it takes: while the database is away it tries again, with growing pauses. Rows that

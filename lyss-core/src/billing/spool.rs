@@ -374,3 +374,36 @@ pub(super) fn open_private(path: &Path) -> io::Result<File> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_failing_file_is_sealed_and_the_record_goes_to_a_new_one() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::create(root.path(), 1 << 20, 1 << 20).unwrap();
+        spool.append(b"first", false).unwrap();
+        // Opened for reading: every write to it fails.
+        spool.state.lock().file = File::open(segment_path(spool.dir(), 0)).unwrap();
+        spool.append(b"second", false).unwrap();
+        let read = |number| fs::read(segment_path(spool.dir(), number)).unwrap();
+        assert_eq!((read(0), read(1)), (b"first".to_vec(), b"second".to_vec()));
+        assert_eq!(spool.snapshot().segments, [(0, 5), (1, 6)].into());
+        assert_eq!(spool.write_errors.load(Ordering::Relaxed), 1);
+        assert_eq!(spool.bytes.load(Ordering::Relaxed), 11);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn when_no_new_file_can_be_made_the_error_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::create(root.path(), 1 << 20, 1 << 20).unwrap();
+        spool.state.lock().file = File::open(segment_path(spool.dir(), 0)).unwrap();
+        fs::remove_dir_all(spool.dir()).unwrap();
+        assert!(matches!(spool.append(b"x", true), Err(AppendError::Io(_))));
+        assert_eq!(spool.write_errors.load(Ordering::Relaxed), 2);
+        assert_eq!(spool.bytes.load(Ordering::Relaxed), 0);
+    }
+}

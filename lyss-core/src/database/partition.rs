@@ -8,11 +8,18 @@ use crate::Result;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::{Pool, unavailable};
 #[cfg(feature = "postgres")]
-use jiff::{ToSpan, civil::Date, tz::TimeZone};
+use {
+    super::within,
+    jiff::{ToSpan, civil::Date, tz::TimeZone},
+};
 
 /// Partitions exist for the current month and so many after it.
 #[cfg(feature = "postgres")]
 const MONTHS_AHEAD: i32 = 2;
+
+/// Above the server's `statement_timeout` for these statements.
+#[cfg(feature = "postgres")]
+const DDL_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// Key of the advisory lock under which partitions are made and dropped ("lysspart").
 #[cfg(feature = "postgres")]
@@ -33,7 +40,7 @@ impl Database {
                 let first = month_of(now_ms)?;
                 for ahead in 0..=MONTHS_AHEAD {
                     let month = first.checked_add(ahead.months()).map_err(unavailable)?;
-                    if make_partition(pool, month).await.map_err(unavailable)? {
+                    if within(DDL_TIMEOUT, make_partition(pool, month)).await? {
                         made.push(partition_name(month));
                     }
                 }
@@ -59,9 +66,7 @@ impl Database {
             #[cfg(feature = "postgres")]
             Pool::Postgres(ref pool) => {
                 let cutoff_month = month_of(cutoff)?;
-                drop_partitions(pool, cutoff, cutoff_month)
-                    .await
-                    .map_err(unavailable)
+                within(DDL_TIMEOUT, drop_partitions(pool, cutoff, cutoff_month)).await
             }
             #[cfg(feature = "sqlite")]
             Pool::Sqlite(ref pool) => {
