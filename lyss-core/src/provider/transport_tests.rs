@@ -235,3 +235,65 @@ fn bad_settings_are_named() {
         );
     }
 }
+
+/// Serves HTTPS on loopback, HTTP/2 if the client offers it; answers with the version that was spoken.
+async fn https_server() -> (String, tempfile::NamedTempFile) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let mut ca_file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut ca_file, made.cert.pem().as_bytes()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}/",
+        listener.local_addr().unwrap().port()
+    );
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            // A client that does not trust the certificate hangs up here.
+            let Ok(socket) = acceptor.accept(socket).await else {
+                continue;
+            };
+            let answer = hyper::service::service_fn(async |request: http::Request<Incoming>| {
+                let version = format!("{:?}", request.version());
+                let body = http_body_util::Full::new(Bytes::from(version));
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
+            tokio::spawn(async move {
+                hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(socket), answer)
+                    .await
+            });
+        }
+    });
+    (url, ca_file)
+}
+
+#[tokio::test]
+async fn certificates_are_checked_and_http_2_is_spoken_over_tls() {
+    let (url, ca_file) = https_server().await;
+    let error = failure(transport().send(post(&url, &["{}"])).await);
+    assert_eq!(
+        (error.kind(), error.work()),
+        (ErrorKind::UpstreamError, Work::None),
+        "an unknown authority"
+    );
+    let trusting = HyperTransport::new(&TransportConfig {
+        ca_file: Some(ca_file.path().to_owned()),
+        ..TransportConfig::default()
+    })
+    .unwrap();
+    let response = trusting.send(post(&url, &["{\"a\":", "1}"])).await.unwrap();
+    assert_eq!(
+        collect(response.into_body(), 100).await.unwrap(),
+        "HTTP/2.0"
+    );
+}

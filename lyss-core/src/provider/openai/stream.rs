@@ -96,11 +96,14 @@ impl Chunks {
         if event.event.as_deref() == Some(b"error") {
             return Err(reported(Details::default(), &self.secrets));
         }
-        // A form that nobody is known to send is passed on unread.
-        let choices: Choices = object
-            .get_some("choices")
-            .and_then(|choices| choices.decode().ok())
-            .unwrap_or_default();
+        let choices = match object.get_some("choices") {
+            None => Choices::default(),
+            // A form that nobody is known to send is passed on unread, as a chunk like others.
+            Some(choices) => choices.decode().unwrap_or(Choices {
+                count: 1,
+                ..Choices::default()
+            }),
+        };
         let usage = object.get("usage");
         let mut chunk = match usage {
             // Callers that index `choices[0]` never see the usage chunk, so it may keep its member.

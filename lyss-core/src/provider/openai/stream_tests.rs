@@ -102,6 +102,17 @@ fn usage_is_cut_out_when_it_was_not_asked_for() {
 }
 
 #[test]
+fn a_choice_in_an_unknown_form_is_passed_on() {
+    let odd = r#"{"choices":[{"delta":{"content":"a","content":"b"}}]}"#;
+    let found = read(&format!("data: {odd}\n\ndata: [DONE]\n\n"), false);
+    assert_eq!(frames(&found), [odd]);
+    assert!(
+        !found[0].as_ref().unwrap().without_choices,
+        "it would be hidden"
+    );
+}
+
+#[test]
 fn an_untouched_event_is_not_copied() {
     let piece = Bytes::from(format!("data: {DELTA}\n\ndata: [DONE]\n\n"));
     let body = pieces(vec![piece.clone()]);
