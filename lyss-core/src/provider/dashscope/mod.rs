@@ -15,6 +15,8 @@
 //! model, and that a model answers only in a stream (which is then added up for callers that want one answer).
 
 mod config;
+#[cfg(test)]
+mod conformance;
 mod embed;
 mod error;
 mod model;
