@@ -19,6 +19,7 @@ mod config;
 mod conformance;
 mod embed;
 mod error;
+mod frames;
 mod model;
 mod request;
 mod response;
@@ -42,9 +43,10 @@ pub use config::DEFAULT_BASE_URL;
 use self::{
     config::Config,
     error::{Failure, Refusal, Remedy, malformed},
+    frames::{Frames, Source},
     model::Generation,
     response::Collected,
-    stream::{Chunks, Frames, Opened, Source},
+    stream::{Chunks, Opened},
     wire::Answer,
 };
 use super::{
