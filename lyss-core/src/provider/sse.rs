@@ -140,10 +140,6 @@ impl Decoder {
             self.in_line = false;
             if blank {
                 // A CR ends the line at once: waiting for the LF that may follow would delay the event.
-                if self.skip_lf && self.piece.get(self.searched) == Some(&b'\n') {
-                    self.searched += 1;
-                    self.skip_lf = false;
-                }
                 return Some(self.searched);
             }
         }
@@ -176,9 +172,7 @@ impl Iterator for Decoder {
                 piece
             } else {
                 self.begun.extend_from_slice(&piece);
-                if end.is_none() {
-                    return None;
-                }
+                end?;
                 self.begun.split().freeze()
             };
             if let Some(event) = parse(block) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -71,7 +71,7 @@ impl Settings {
             ));
         }
         let target = |path: &str| {
-            below(&base, path).map_err(|_| wrong("base_url", "`base_url` cannot be extended"))
+            below(&base, path).ok_or_else(|| wrong("base_url", "`base_url` cannot be extended"))
         };
 
         let mut headers = HeaderMap::new();
@@ -132,16 +132,13 @@ impl Settings {
 }
 
 /// A path below the base; its query (`?api-version=…`) stays.
-fn below(base: &Uri, path: &str) -> Result<Uri, uri::InvalidUriParts> {
+fn below(base: &Uri, path: &str) -> Option<Uri> {
     let mut parts = base.clone().into_parts();
     let prefix = base.path().trim_end_matches('/');
     let path = match base.query() {
         Some(query) => format!("{prefix}/{path}?{query}"),
         None => format!("{prefix}/{path}"),
     };
-    // The pieces come from a URL that was read, so this cannot fail; if it did, the old path would stay.
-    if let Ok(path) = path.parse() {
-        parts.path_and_query = Some(path);
-    }
-    Uri::from_parts(parts)
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }

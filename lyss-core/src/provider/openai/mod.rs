@@ -213,7 +213,7 @@ impl Provider for OpenAi {
             Err(error)
                 if error
                     .upstream()
-                    .is_some_and(|said| matches!(said.status, 400 | 404..=429)) =>
+                    .is_some_and(|said| matches!(said.status, 400 | 404 | 405 | 408 | 429)) =>
             {
                 Ok(())
             }

@@ -175,7 +175,7 @@ mod tests {
             let read = |batch: Segments| serde_json::from_slice(&batch.into_bytes()).unwrap();
             batches.into_iter().map(read).collect()
         };
-        assert_eq!(batches("openai"), [text.clone()]);
+        assert_eq!(batches("openai"), std::slice::from_ref(&text));
         let split = batches("dashscope_compatible");
         let sizes: Vec<usize> = split
             .iter()

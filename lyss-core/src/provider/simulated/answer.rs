@@ -11,6 +11,12 @@ use crate::{
     types::{ChatChunk, ChatRequest, RawObject, Usage, reply::TextSize},
 };
 
+/// The longest answer, in tokens: what a caller can make the process hold is bounded.
+const MAX_OUTPUT: u64 = 16_384;
+
+/// The longest token, in bytes.
+const MAX_TOKEN: usize = 16;
+
 /// An answer, before it is written.
 pub(super) struct Answer {
     id: String,
@@ -42,17 +48,21 @@ pub(super) fn last_text(request: &ChatRequest) -> Result<String> {
         .unwrap_or_default())
 }
 
-/// The tokens of a text: words with the white space behind them, and single characters outside ASCII.
+/// The tokens of a text: words with the white space behind them, in parts if they are long, and single characters
+/// outside ASCII.
 pub(super) fn tokens(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let mut end = rest.len();
         let mut previous: Option<char> = None;
         for (at, character) in rest.char_indices() {
-            let starts = previous.is_some_and(|previous| {
-                !character.is_whitespace()
-                    && (previous.is_whitespace() || !previous.is_ascii() || !character.is_ascii())
-            });
+            let starts = at >= MAX_TOKEN
+                || previous.is_some_and(|previous| {
+                    !character.is_whitespace()
+                        && (previous.is_whitespace()
+                            || !previous.is_ascii()
+                            || !character.is_ascii())
+                });
             if starts {
                 end = at;
                 break;
@@ -87,11 +97,13 @@ impl Answer {
             None => {
                 let text = shaped(request, text)?;
                 let text = stopped(request, &text)?;
-                let mut pieces: Vec<String> = tokens(text).map(str::to_owned).collect();
-                let longer = limit.is_some_and(|limit| (pieces.len() as u64) > limit);
-                if longer {
-                    pieces.truncate(limit.unwrap_or_default() as usize);
-                }
+                let mut pieces: Vec<String> = tokens(text)
+                    .take(MAX_OUTPUT as usize + 1)
+                    .map(str::to_owned)
+                    .collect();
+                let limit = limit.unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT);
+                let longer = pieces.len() as u64 > limit;
+                pieces.truncate(limit as usize);
                 let count = pieces.len() as u64;
                 let finish = if longer { "length" } else { "stop" };
                 (Content::Text(pieces), finish, count)
@@ -170,9 +182,22 @@ impl Answer {
         Ok(body)
     }
 
-    /// The chunks of the stream, the usage chunk among them.
-    pub(super) fn chunks(&self, include_usage: bool) -> Vec<ChatChunk> {
-        let chunk = |choices: Vec<Value>, usage: Option<&str>| {
+    /// Chunks of one choice: the role, the texts or the call's two, the finish.
+    fn chunks_per_choice(&self) -> u64 {
+        match &self.content {
+            Content::Text(pieces) => pieces.len() as u64 + 2,
+            Content::Call(..) => 3,
+        }
+    }
+
+    /// How many chunks the stream has, the usage chunk among them.
+    pub(super) fn chunk_count(&self) -> u64 {
+        self.choices * self.chunks_per_choice() + u64::from(self.reported_usage().is_some())
+    }
+
+    /// A chunk of the stream, by its position.
+    pub(super) fn chunk(&self, position: u64, include_usage: bool) -> Option<ChatChunk> {
+        let write = |choices: Vec<Value>, usage: Option<&str>| {
             let mut json = self.frame("chat.completion.chunk", choices).to_string();
             if include_usage || usage.is_some() {
                 json.pop();
@@ -182,43 +207,42 @@ impl Answer {
             }
             ChatChunk::from_json(json.as_bytes())
         };
-        let mut chunks = Vec::new();
-        for index in 0..self.choices {
-            let mut delta = |delta: Value, finish: Option<&str>, delivered: &str| {
-                let choice = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish});
-                let mut chunk = chunk(vec![choice], None);
-                chunk.finish = finish.is_some();
-                chunk.delivered = TextSize::of(delivered);
-                chunks.push(chunk);
-            };
-            match &self.content {
-                Content::Text(pieces) => {
-                    delta(json!({"role": "assistant", "content": ""}), None, "");
-                    for piece in pieces {
-                        delta(json!({"content": piece}), None, piece);
-                    }
-                }
-                Content::Call(name, arguments) => {
-                    let start = json!({"index": 0, "id": "call_simulated", "type": "function",
-                        "function": {"name": name, "arguments": ""}});
-                    delta(
-                        json!({"role": "assistant", "content": null, "tool_calls": [start]}),
-                        None,
-                        name,
-                    );
-                    let rest = json!({"index": 0, "function": {"arguments": arguments}});
-                    delta(json!({"tool_calls": [rest]}), None, arguments);
-                }
-            }
-            delta(json!({}), Some(self.finish), "");
-        }
-        if let Some(json) = self.reported_usage() {
-            let mut last = chunk(Vec::new(), Some(&json));
+        let (index, step) = (
+            position / self.chunks_per_choice(),
+            position % self.chunks_per_choice(),
+        );
+        if index >= self.choices {
+            let json = self.reported_usage()?;
+            let mut last = write(Vec::new(), Some(&json));
             last.usage = super::read_usage(&json);
             last.without_choices = true;
-            chunks.push(last);
+            return Some(last);
         }
-        chunks
+        let finish = (step + 1 == self.chunks_per_choice()).then_some(self.finish);
+        let (delta, delivered) = match (&self.content, step) {
+            _ if finish.is_some() => (json!({}), ""),
+            (Content::Text(_), 0) => (json!({"role": "assistant", "content": ""}), ""),
+            (Content::Text(pieces), step) => {
+                let piece = pieces.get(step as usize - 1)?;
+                (json!({"content": piece}), piece.as_str())
+            }
+            (Content::Call(name, _), 0) => {
+                let start = json!({"index": 0, "id": "call_simulated", "type": "function",
+                    "function": {"name": name, "arguments": ""}});
+                let delta = json!({"role": "assistant", "content": null, "tool_calls": [start]});
+                (delta, name.as_str())
+            }
+            (Content::Call(_, arguments), _) => {
+                let rest = json!({"index": 0, "function": {"arguments": arguments}});
+                (json!({"tool_calls": [rest]}), arguments.as_str())
+            }
+        };
+        let choice =
+            json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish});
+        let mut chunk = write(vec![choice], None);
+        chunk.finish = finish.is_some();
+        chunk.delivered = TextSize::of(delivered);
+        Some(chunk)
     }
 }
 

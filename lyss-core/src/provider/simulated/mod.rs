@@ -2,8 +2,9 @@
 //! and plays faults on demand. Every answer says `"system_fingerprint":"simulated"`.
 //!
 //! Any model name is served; `echo` and `embed` are the ones it lists. A chat answer repeats the last user message;
-//! with a forced `tool_choice` it calls the tool, with a `json_schema` it is the schema's smallest instance. Embeddings
-//! are unit vectors derived from a hash. A token is a word, or one character outside ASCII.
+//! with a forced `tool_choice` it calls the tool, with a `json_schema` it is the schema's smallest instance; it has 16,384 tokens at most. Embeddings
+//! are unit vectors derived from a hash. A token is a word, or one character outside ASCII; long
+//! words are several.
 
 mod answer;
 mod embedding;
@@ -52,13 +53,11 @@ impl Simulated {
         let (faults, text) = self.script.of(answer::last_text(request)?);
         tokio::time::sleep(Duration::from_millis(self.script.latency_ms)).await;
         if let Some(status) = faults.status {
-            let body = format!(
-                r#"{{"error":{{"message":"simulated failure","type":"simulated","param":null,"code":null}}}}"#
-            );
+            let body = r#"{"error":{"message":"simulated failure","type":"simulated","param":null,"code":null}}"#;
             return Err(super::openai::error::refused(
                 status,
                 &HeaderMap::new(),
-                &Bytes::from(body),
+                &Bytes::from_static(body.as_bytes()),
                 &[],
             ));
         }
@@ -113,27 +112,29 @@ impl Provider for Simulated {
     ) -> Result<CompletionStream> {
         let answer = self.answer(&request).await?;
         let faults = answer.faults.clone();
-        let chunks = answer.chunks(request.include_usage());
-        let mut events: Vec<Result<_>> = chunks.into_iter().map(Ok).collect();
+        let include_usage = request.include_usage();
+        let count = answer.chunk_count();
         // A cut or a broken event ends the stream, the former after k chunks, the latter in the middle.
-        if let Some(after) = faults.cut {
-            events.truncate(usize::try_from(after).unwrap_or(usize::MAX));
-            events.push(Err(cut()));
-        } else if faults.bad_json {
-            events.truncate(events.len() / 2);
-            events.push(Err(bad_json()));
-        }
+        let (end, fault): (u64, Option<fn() -> Error>) = match faults.cut {
+            Some(after) => (after.min(count), Some(cut)),
+            None if faults.bad_json => (count / 2, Some(bad_json)),
+            None => (count, None),
+        };
+        // Written one by one: a long answer to many choices is not held at once.
+        let events = (0..end)
+            .filter_map(move |position| answer.chunk(position, include_usage))
+            .map(Ok)
+            .chain(fault.map(|fault| Err(fault())));
         let pause = self.pause_per_token();
         let stall = Duration::from_millis(faults.stall_ms);
-        let chunks =
-            stream::iter(events.into_iter().enumerate()).then(move |(index, event)| async move {
-                // The stall comes behind the first chunk, where it is an idle stream and not a late one.
-                let wait = if index == 1 { pause + stall } else { pause };
-                if !wait.is_zero() {
-                    tokio::time::sleep(wait).await;
-                }
-                event
-            });
+        let chunks = stream::iter(events.enumerate()).then(move |(index, event)| async move {
+            // The stall comes behind the first chunk, where it is an idle stream and not a late one.
+            let wait = if index == 1 { pause + stall } else { pause };
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            event
+        });
         Ok(CompletionStream {
             chunks: Box::pin(chunks),
             upstream_request_id: None,

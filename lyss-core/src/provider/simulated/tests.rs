@@ -110,6 +110,11 @@ async fn echoes_within_the_limits_of_the_request() {
             "deterministic"
         );
     }
+    let long = ask(json!({}), json!({}), &"x".repeat(1 << 20))
+        .await
+        .unwrap();
+    assert_eq!(long["usage"]["completion_tokens"], 16_384);
+    assert_eq!(long["choices"][0]["finish_reason"], "length");
     let two = ask(json!({}), json!({"n": 2}), "a b").await.unwrap();
     assert_eq!(two["choices"][1]["index"], 1);
     assert_eq!(two["usage"]["completion_tokens"], 4);
