@@ -15,8 +15,11 @@
 //! model, and that a model answers only in a stream (which is then added up for callers that want one answer).
 
 mod config;
+#[cfg(test)]
+mod conformance;
 mod embed;
 mod error;
+mod frames;
 mod model;
 mod request;
 mod response;
@@ -40,9 +43,10 @@ pub use config::DEFAULT_BASE_URL;
 use self::{
     config::Config,
     error::{Failure, Refusal, Remedy, malformed},
+    frames::{Frames, Source},
     model::Generation,
     response::Collected,
-    stream::{Chunks, Frames, Opened, Source},
+    stream::{Chunks, Opened},
     wire::Answer,
 };
 use super::{

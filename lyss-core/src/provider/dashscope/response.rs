@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue as Json;
 
-use super::{stream::Delta, wire::push_string};
+use super::{frames::Delta, wire::push_string};
 use crate::{
     error::{Error, ErrorKind, Result, Work},
     types::{RawObject, Usage},
