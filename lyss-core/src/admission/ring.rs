@@ -109,6 +109,11 @@ impl KeyRing {
         ring
     }
 
+    /// Whether the keys have been read.
+    pub fn is_loaded(&self) -> bool {
+        self.keys.load().is_some()
+    }
+
     /// Checks a key against the snapshot. Takes as long for a known id as for an unknown one.
     pub fn verify(&self, presented: &str) -> KeyAnswer {
         match self.look_up(presented) {

@@ -107,31 +107,6 @@ impl DatabaseSessionStore {
         }
     }
 
-    /// Deletes expired sessions with their messages, a few at a time, so that it holds nobody up. To be called every
-    /// minute or so, by any instance. Returns how many there were.
-    ///
-    /// # Errors
-    /// `session_store_unavailable`.
-    pub async fn sweep(&self) -> Result<u64> {
-        const SQL: &str = "DELETE FROM sessions WHERE ref IN
-            (SELECT ref FROM sessions WHERE expires_ms <= $1 ORDER BY expires_ms LIMIT 500)";
-        let mut swept = 0;
-        loop {
-            let batch = guarded(async {
-                on!(self.database, |pool, _begin| sqlx::query(SQL)
-                    .bind(now_ms())
-                    .execute(pool)
-                    .await
-                    .map(|done| done.rows_affected()))
-            })
-            .await?;
-            swept += batch;
-            if batch < 500 {
-                return Ok(swept);
-            }
-        }
-    }
-
     async fn find(&self, key: &SessionKey) -> Result<Option<Stored>> {
         const SQL: &str = select!("system", "user_id = $1 AND id = $2 AND expires_ms > $3");
         let row: Option<Row> = guarded(async {
@@ -538,6 +513,26 @@ impl SessionStore for DatabaseSessionStore {
         })
         .await?;
         Ok(expires.is_some_and(|expires| expires > now_ms()))
+    }
+
+    async fn sweep(&self) -> Result<u64> {
+        const SQL: &str = "DELETE FROM sessions WHERE ref IN
+            (SELECT ref FROM sessions WHERE expires_ms <= $1 ORDER BY expires_ms LIMIT 500)";
+        let mut swept = 0;
+        loop {
+            let batch = guarded(async {
+                on!(self.database, |pool, _begin| sqlx::query(SQL)
+                    .bind(now_ms())
+                    .execute(pool)
+                    .await
+                    .map(|done| done.rows_affected()))
+            })
+            .await?;
+            swept += batch;
+            if batch < 500 {
+                return Ok(swept);
+            }
+        }
     }
 
     async fn ping(&self) -> Result<()> {

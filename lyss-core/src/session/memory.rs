@@ -278,6 +278,10 @@ impl SessionStore for MemorySessionStore {
         }))
     }
 
+    async fn sweep(&self) -> Result<u64> {
+        Ok(Self::sweep(self) as u64)
+    }
+
     async fn ping(&self) -> Result<()> {
         Ok(())
     }

@@ -77,6 +77,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Deletes a session and its messages; says whether it existed. Deleting a missing one is no error.
     async fn delete(&self, key: &SessionKey) -> Result<bool>;
 
+    /// Removes what has expired and is invisible already; called now and then. Returns how many sessions.
+    async fn sweep(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Whether the store answers.
     async fn ping(&self) -> Result<()>;
 }

@@ -23,6 +23,7 @@ pub struct ChatRequest {
     include_usage: bool,
     session_id: Option<String>,
     user_id: Option<String>,
+    user: Option<String>,
 }
 
 /// One message of a conversation, as an object over its bytes.
@@ -80,10 +81,8 @@ impl ChatRequest {
             integer_field(&body, limit, least, most)?;
         }
         let session_id = name_field(&body, "session_id")?;
-        let user_id = match name_field(&body, "user_id")? {
-            Some(user_id) => Some(user_id),
-            None => name_field(&body, "user")?,
-        };
+        let user_id = name_field(&body, "user_id")?;
+        let user = name_field(&body, "user")?;
         if session_id.is_some()
             && body
                 .get("n")
@@ -105,6 +104,7 @@ impl ChatRequest {
             include_usage,
             session_id,
             user_id,
+            user,
         })
     }
 
@@ -136,9 +136,14 @@ impl ChatRequest {
         self.session_id.as_deref()
     }
 
-    /// The user named in the body: `user_id`, else OpenAI's `user`.
+    /// The gateway's `user_id` in the body: whom the call is made for.
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_deref()
+    }
+
+    /// OpenAI's `user` in the body: a tag that goes upstream, and names the user when nothing else does.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     /// The messages, each checked to be an object with a `role`.
@@ -388,8 +393,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            (request.session_id(), request.user_id()),
-            (Some("s"), Some("u"))
+            (request.session_id(), request.user_id(), request.user()),
+            (Some("s"), Some("u"), Some("x"))
         );
         assert_eq!(
             request.to_segments().into_bytes(),

@@ -21,6 +21,7 @@ pub struct EmbeddingRequest {
     body: RawObject,
     model: String,
     user_id: Option<String>,
+    user: Option<String>,
     base64: bool,
 }
 
@@ -58,15 +59,14 @@ impl EmbeddingRequest {
                 ));
             }
         };
-        let user_id = match name_field(&body, "user_id")? {
-            Some(user_id) => Some(user_id),
-            None => name_field(&body, "user")?,
-        };
+        let user_id = name_field(&body, "user_id")?;
+        let user = name_field(&body, "user")?;
         body.remove("user_id");
         Ok(Self {
             body,
             model,
             user_id,
+            user,
             base64,
         })
     }
@@ -84,9 +84,14 @@ impl EmbeddingRequest {
         }
     }
 
-    /// The user named in the body: `user_id`, else OpenAI's `user`.
+    /// The gateway's `user_id` in the body: whom the call is made for.
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_deref()
+    }
+
+    /// OpenAI's `user` in the body: a tag that goes upstream, and names the user when nothing else does.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     /// Whether vectors are wanted as base64 of little-endian float32 (both official SDKs ask for it).

@@ -1,6 +1,6 @@
 //! The record of one request: a row of `request_logs`, with the routing decision.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -150,9 +150,9 @@ pub fn rfc3339(unix_ms: i64) -> String {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// The provider that answered, or was tried last.
-    pub provider_id: String,
+    pub provider_id: Arc<str>,
     /// The model name that went upstream.
-    pub model_name: String,
+    pub model_name: Arc<str>,
     /// Where it was sent, without credentials.
     pub endpoint: String,
     /// The weight of the chosen target.
@@ -162,7 +162,7 @@ pub struct Decision {
     /// When it was chosen, RFC 3339.
     pub selected_at: String,
     /// Where the route came from: `rule`, `provider_prefix`, `provider_models`, `preset`, `default_provider`.
-    pub source: String,
+    pub source: Cow<'static, str>,
     /// Every target of the model, and why it was or was not taken.
     #[serde(default)]
     pub candidates: Vec<Candidate>,
@@ -175,30 +175,30 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The provider.
-    pub provider_id: String,
+    pub provider_id: Arc<str>,
     /// The model name that would go upstream.
-    pub model_name: String,
+    pub model_name: Arc<str>,
     /// Its tier; 1 is tried first.
     pub priority: u32,
     /// Its weight within the tier.
     pub weight: u32,
-    /// `picked`, or why not: `not_needed`, `unhealthy`, `rate_limited`, `paused`, `unsupported`, `tried`, `weight_zero`.
-    pub reason: String,
+    /// `picked`, or why not: `not_needed`, `unhealthy`, `rate_limited`, `paused`, `busy`, `unsupported`, `tried`, `weight_zero`.
+    pub reason: Cow<'static, str>,
 }
 
 /// One attempt on one target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The provider.
-    pub provider_id: String,
+    pub provider_id: Arc<str>,
     /// The model name that went upstream.
-    pub model_name: String,
+    pub model_name: Arc<str>,
     /// From the request's arrival to the attempt's start, in milliseconds.
     pub started_ms: u64,
     /// How long it took: to the answer, or to the first chunk of a stream, in milliseconds.
     pub latency_ms: u64,
     /// `ok`, or the error's code.
-    pub outcome: String,
+    pub outcome: Cow<'static, str>,
     /// The provider's HTTP status, where it failed with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_status: Option<u16>,

@@ -1,0 +1,518 @@
+//! From a configuration to an engine. `Engine::start`, the builder and a reload all come through here.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Auth, Engine, Inner, ProviderSummary, Settings, Sources, upkeep};
+use crate::{
+    admission::{KeyHasher, KeyRing, KeyStore, RingTimes, load_or_create_pepper},
+    balance::BalancerFactory,
+    billing::{Ledger, LedgerOptions},
+    config::{AuthMode, Config, Driver, ProviderConfig, SqliteSource, StoreKind},
+    database::{Database, DatabaseSource},
+    error::{Error, ErrorKind, Result},
+    gateway::RoutingRule,
+    provider::{
+        ProviderSpec,
+        registry::Registry,
+        transport::{HttpTransport, HyperTransport, TransportConfig, install_crypto},
+    },
+    resilience::{limit::RateWindow, timeout::Timeouts},
+    routing::{Account, Table, TableParts},
+    session::{DatabaseSessionStore, MemorySessionStore, SharedSessionStore},
+    telemetry::metrics::Metrics,
+};
+
+/// Strategies by name, besides the built-in ones.
+pub(crate) type Balancers = BTreeMap<String, BalancerFactory>;
+
+#[cfg(feature = "redis")]
+pub(super) type RedisPing = crate::redis::RedisHandle;
+#[cfg(not(feature = "redis"))]
+pub(super) type RedisPing = std::convert::Infallible;
+
+/// What a configuration says about providers and routes.
+pub(super) struct Configured {
+    pub accounts: HashMap<Arc<str>, Vec<Arc<Account>>>,
+    pub rules: Vec<RoutingRule>,
+    pub named_models: Vec<(String, Arc<str>, String)>,
+    pub default_provider: Option<Arc<str>>,
+    pub balancer: BalancerFactory,
+}
+
+/// Puts an engine together from a configuration and parts of one's own.
+pub struct EngineBuilder {
+    config: Config,
+    registry: Registry,
+    balancers: Balancers,
+    sessions: Option<SharedSessionStore>,
+}
+
+impl EngineBuilder {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            registry: Registry::builtin(),
+            balancers: Balancers::new(),
+            sessions: None,
+        }
+    }
+
+    /// The provider kinds; add one's own with [`Registry::register`].
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Adds a strategy, to be named in `routing.load_balancer`.
+    pub fn balancer(mut self, name: impl Into<String>, factory: BalancerFactory) -> Self {
+        self.balancers.insert(name.into(), factory);
+        self
+    }
+
+    /// A session store of one's own in place of the configured one.
+    pub fn session_store(mut self, store: SharedSessionStore) -> Self {
+        self.sessions = Some(store);
+        self
+    }
+
+    /// Builds and starts the engine; see [`Engine::start`].
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start(self) -> Result<Engine> {
+        install_crypto();
+        let Self {
+            mut config,
+            registry,
+            balancers,
+            sessions,
+        } = self;
+        if config.embedded {
+            find_ollama(&mut config).await;
+        }
+        let database = open_database(&config)?;
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        if config.data.database.auto_migrate {
+            upkeep::migrate_first(&database, &tasks, &cancel).await;
+        }
+        let options = LedgerOptions {
+            retention: Some(config.data.database.log_retention),
+            ..LedgerOptions::new(config.data.spool_path(), config.data.spool_max_bytes)
+        };
+        let ledger = Ledger::open(options, Some(database.clone()))?;
+        let redis = open_redis(&config).await?;
+        let sessions = match sessions {
+            Some(sessions) => sessions,
+            None => open_sessions(&config, &database, redis.as_ref())?,
+        };
+        let pepper = match &config.auth.pepper {
+            Some(pepper) => pepper.expose().as_bytes().to_vec(),
+            None => load_or_create_pepper(config.data.path())?,
+        };
+        let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
+        let keys = KeyRing::start(store, RingTimes::default()).await;
+        let balancer = balancer(&balancers, &config.routing.load_balancer)?;
+        let configured = configured(&config, &registry, balancer, None)?;
+        let table = Table::build(parts(&configured, Vec::new()), None);
+        let inner = Arc::new(Inner {
+            metrics: Metrics::default(),
+            ledger,
+            database,
+            sessions,
+            keys,
+            redis,
+            table: ArcSwap::from_pointee(table),
+            settings: ArcSwap::from_pointee(settings(config)?),
+            sources: Mutex::new(Sources {
+                stored_rules: Vec::new(),
+                configured,
+                checks: CancellationToken::new(),
+            }),
+            registry,
+            balancers,
+            draining: AtomicBool::new(false),
+            in_flight: AtomicI64::new(0),
+            database_up: AtomicBool::new(true),
+            redis_up: AtomicBool::new(true),
+            tasks,
+            cancel,
+        });
+        let engine = Engine(inner);
+        upkeep::start(&engine);
+        Ok(engine)
+    }
+}
+
+/// Puts a new configuration into force.
+pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
+    let balancer = balancer(&inner.balancers, &config.routing.load_balancer)?;
+    let old = inner.settings();
+    let mut sources = inner.sources.lock();
+    let kept = Kept {
+        config: &old.config,
+        accounts: &sources.configured.accounts,
+    };
+    let configured = configured(&config, &inner.registry, balancer, Some(&kept))?;
+    let settings = settings(config)?;
+    sources.checks.cancel();
+    sources.checks = CancellationToken::new();
+    sources.configured = configured;
+    inner.settings.store(Arc::new(settings));
+    inner.rebuild(&sources);
+    let accounts = sources
+        .configured
+        .accounts
+        .values()
+        .flatten()
+        .cloned()
+        .collect();
+    upkeep::check_accounts(inner, accounts, &sources.checks);
+    Ok(())
+}
+
+/// What the table is built from.
+pub(super) fn parts(configured: &Configured, stored_rules: Vec<RoutingRule>) -> TableParts {
+    TableParts {
+        accounts: configured.accounts.clone(),
+        config_rules: configured.rules.clone(),
+        stored_rules,
+        named_models: configured.named_models.clone(),
+        default_provider: configured.default_provider.clone(),
+        balancer: Arc::clone(&configured.balancer),
+    }
+}
+
+fn balancer(own: &Balancers, name: &str) -> Result<BalancerFactory> {
+    own.get(name)
+        .cloned()
+        .or_else(|| crate::balance::builtin(name))
+        .ok_or_else(|| {
+            Error::invalid(
+                "routing.load_balancer",
+                format!("there is no load balancer `{name}`; accepted: weighted_round_robin"),
+            )
+        })
+}
+
+fn settings(config: Config) -> Result<Settings> {
+    let mode = config.auth_mode();
+    let default_user = match (&config.auth.default_user, mode) {
+        (Some(user), _) => Some(user.as_str()),
+        (None, AuthMode::None) => Some("local"),
+        (None, AuthMode::Keys) => None,
+    };
+    let auth = Auth {
+        mode,
+        admin_key: config
+            .auth
+            .admin_key
+            .as_ref()
+            .map(|key| SecretString::from(key.expose())),
+        default_user: default_user
+            .filter(|_| !config.auth.require_user_id)
+            .map(Arc::from),
+        loopback: config.listens_on_loopback_only(),
+    };
+    Ok(Settings {
+        auth,
+        max_retries: config.routing.max_retries,
+        retry_on: config.routing.retry_on.clone(),
+        max_in_flight: i64::try_from(config.server.max_in_flight).unwrap_or(i64::MAX),
+        auto_create_sessions: config.session.auto_create,
+        config,
+    })
+}
+
+fn open_database(config: &Config) -> Result<Database> {
+    let database = &config.data.database;
+    let source = match database.driver {
+        Driver::Postgres => {
+            let source = database.postgres_source()?;
+            DatabaseSource::Postgres {
+                host: source.host,
+                port: source.port,
+                user: source.user,
+                password: SecretString::from(
+                    source
+                        .password
+                        .as_ref()
+                        .map_or("", |password| password.expose()),
+                ),
+                dbname: source.dbname,
+                sslmode: source.sslmode.as_str().to_owned(),
+            }
+        }
+        Driver::Sqlite => match config.data.sqlite_source() {
+            SqliteSource::File(path) => DatabaseSource::Sqlite(path),
+            SqliteSource::Memory => {
+                return Err(Error::invalid(
+                    "data.database.source",
+                    "a database in memory would forget keys and log rows with the process; name a file",
+                ));
+            }
+        },
+    };
+    Database::open(source, database.max_connections)
+}
+
+#[cfg(feature = "redis")]
+async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
+    let Some(redis) = &config.data.redis else {
+        return Ok(None);
+    };
+    let source = crate::redis::RedisSource {
+        addr: redis.addr.clone(),
+        cluster: redis.cluster.clone(),
+        tls: redis.tls,
+        username: redis.username.clone(),
+        password: SecretString::from(redis.password.expose()),
+        db: i64::from(redis.db),
+        dial_timeout: redis.dial_timeout,
+        ..Default::default()
+    };
+    crate::redis::RedisHandle::connect(source).await.map(Some)
+}
+
+#[cfg(not(feature = "redis"))]
+async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
+    match &config.data.redis {
+        None => Ok(None),
+        Some(_) => Err(Error::invalid(
+            "data.redis",
+            "this build has no Redis (cargo feature `redis`)",
+        )),
+    }
+}
+
+fn open_sessions(
+    config: &Config,
+    database: &Database,
+    redis: Option<&RedisPing>,
+) -> Result<SharedSessionStore> {
+    let ttl = config.session.ttl;
+    let kind = config.session.store.unwrap_or(if redis.is_some() {
+        StoreKind::Redis
+    } else {
+        StoreKind::Database
+    });
+    Ok(match (kind, redis) {
+        (StoreKind::Database, _) => Arc::new(DatabaseSessionStore::new(database.clone(), ttl)),
+        (StoreKind::Memory, _) => Arc::new(MemorySessionStore::new(ttl)),
+        #[cfg(feature = "redis")]
+        (StoreKind::Redis, Some(redis)) => {
+            Arc::new(crate::session::RedisSessionStore::new(redis.clone(), ttl))
+        }
+        (StoreKind::Redis, _) => {
+            return Err(Error::invalid(
+                "session.store",
+                "`redis` needs `data.redis`",
+            ));
+        }
+    })
+}
+
+/// What a reload may keep: an account whose provider is configured as before goes on with its connections and its
+/// health.
+struct Kept<'a> {
+    config: &'a Config,
+    accounts: &'a HashMap<Arc<str>, Vec<Arc<Account>>>,
+}
+
+fn configured(
+    config: &Config,
+    registry: &Registry,
+    balancer: BalancerFactory,
+    kept: Option<&Kept<'_>>,
+) -> Result<Configured> {
+    let mut accounts = HashMap::new();
+    let mut named_models = Vec::new();
+    for (id, provider) in config
+        .providers
+        .iter()
+        .filter(|(_, provider)| provider.disabled.is_none())
+    {
+        let id: Arc<str> = id.as_str().into();
+        let same = kept.filter(|kept| {
+            kept.config.providers.get(&*id) == Some(provider)
+                && kept.config.routing == config.routing
+        });
+        let own = match same.and_then(|kept| kept.accounts.get(&id)) {
+            Some(accounts) => accounts.clone(),
+            None => accounts_of(&id, provider, config, registry)?,
+        };
+        for (public, upstream) in &provider.models {
+            named_models.push((public.clone(), Arc::clone(&id), upstream.clone()));
+        }
+        accounts.insert(id, own);
+    }
+    let rules = config
+        .routing
+        .rules
+        .iter()
+        .map(|rule| RoutingRule {
+            id: None,
+            model_name: rule.model.clone(),
+            provider_id: rule.provider.clone(),
+            priority: rule.priority,
+            weight: rule.weight,
+            max_rps: rule.max_rps,
+            is_enabled: rule.enabled,
+            upstream_model: rule.upstream_model.clone(),
+        })
+        .collect();
+    Ok(Configured {
+        accounts,
+        rules,
+        named_models,
+        default_provider: config.routing.default_provider.as_deref().map(Arc::from),
+        balancer,
+    })
+}
+
+/// One account for each key of a provider; one without a key if it has none.
+fn accounts_of(
+    id: &Arc<str>,
+    provider: &ProviderConfig,
+    config: &Config,
+    registry: &Registry,
+) -> Result<Vec<Arc<Account>>> {
+    let routing = &config.routing;
+    let transport: Arc<dyn HttpTransport> = Arc::new(HyperTransport::new(&TransportConfig {
+        connect_timeout: provider.connect_timeout.unwrap_or(routing.connect_timeout),
+        proxy: provider
+            .proxy
+            .as_ref()
+            .map(|proxy| SecretString::from(proxy.expose())),
+        ..TransportConfig::default()
+    })?);
+    let timeouts = Timeouts {
+        unary: provider.timeout.unwrap_or(routing.timeout),
+        first_chunk: provider
+            .first_chunk_timeout
+            .unwrap_or(routing.first_chunk_timeout),
+        idle: provider
+            .stream_idle_timeout
+            .unwrap_or(routing.stream_idle_timeout),
+        total: provider
+            .stream_total_timeout
+            .or(routing.stream_total_timeout),
+    };
+    let limit = provider.max_rps.map(|rps| Arc::new(RateWindow::new(rps)));
+    let running = Arc::new(AtomicUsize::new(0));
+    let kind = provider.kind.as_deref().unwrap_or(id);
+    let keys: Vec<Option<SecretString>> = match provider.keys().count() {
+        0 => vec![None],
+        _ => provider
+            .keys()
+            .map(|key| Some(SecretString::from(key.expose())))
+            .collect(),
+    };
+    keys.into_iter()
+        .enumerate()
+        .map(|(key, api_key)| {
+            let mut spec = ProviderSpec::new(Arc::clone(id), Arc::clone(&transport));
+            spec.api_key = api_key;
+            spec.preset.clone_from(&provider.preset);
+            spec.base_url.clone_from(&provider.base_url);
+            spec.headers = provider
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), SecretString::from(value.expose())))
+                .collect();
+            spec.options.clone_from(&provider.options);
+            if let Some(most) = provider.max_event {
+                spec.max_event = usize::try_from(most).unwrap_or(usize::MAX);
+            }
+            Ok(Arc::new(Account {
+                id: Arc::clone(id),
+                key,
+                kind: kind.to_owned(),
+                preset: provider.preset.clone(),
+                provider: registry.build(kind, spec)?,
+                weight: provider.weight,
+                timeouts,
+                limit: limit.clone(),
+                max_concurrent: provider.max_concurrent,
+                running: Arc::clone(&running),
+                health: Arc::default(),
+                models: ArcSwap::default(),
+                in_flight: AtomicUsize::new(0),
+                key_balancer: std::sync::OnceLock::new(),
+            }))
+        })
+        .collect()
+}
+
+/// The providers as they are shown at start: those in use with their models, those that are off with the reason.
+pub(super) fn summaries(inner: &Inner) -> Vec<ProviderSummary> {
+    let settings = inner.settings();
+    let table = inner.table();
+    settings
+        .config
+        .providers
+        .iter()
+        .map(|(id, provider)| {
+            let mut models: Vec<String> = provider.models.keys().cloned().collect();
+            if let Some(account) = table
+                .providers()
+                .get(id.as_str())
+                .and_then(|accounts| accounts.first())
+            {
+                models.extend(
+                    account
+                        .models
+                        .load()
+                        .iter()
+                        .map(|model| format!("{id}/{}", model.id)),
+                );
+            }
+            ProviderSummary {
+                id: id.clone(),
+                kind: provider.kind.clone().unwrap_or_else(|| id.clone()),
+                models,
+                note: provider.disabled.clone(),
+            }
+        })
+        .collect()
+}
+
+/// Looks for a local Ollama, which needs no key (contract section 3).
+async fn find_ollama(config: &mut Config) {
+    const ADDRESS: &str = "127.0.0.1:11434";
+    if config.providers.contains_key("ollama") {
+        return;
+    }
+    let answer = tokio::time::timeout(
+        Duration::from_millis(200),
+        tokio::net::TcpStream::connect(ADDRESS),
+    )
+    .await;
+    if matches!(answer, Ok(Ok(_))) {
+        config.providers.insert(
+            "ollama".into(),
+            ProviderConfig {
+                kind: Some("openai".into()),
+                preset: Some("ollama".into()),
+                ..Default::default()
+            },
+        );
+    }
+}
+
+impl From<crate::config::DsnError> for Error {
+    fn from(error: crate::config::DsnError) -> Self {
+        Self::new(ErrorKind::InvalidValue, error.to_string()).with_param("data.database.source")
+    }
+}

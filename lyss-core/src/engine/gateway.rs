@@ -1,0 +1,394 @@
+//! [`Gateway`] by the engine.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::{DRAIN_UNARY, Engine};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    gateway::{
+        Gateway, Health, HealthStatus, NewSession, PageQuery, Ready, RequestPage, RequestQuery,
+        RoutingRule, UsageQuery, UsageTotal,
+    },
+    pipeline,
+    resilience::health::Away,
+    types::{
+        CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
+        LogRow, Model, Principal, Session, SessionKey, StoredMessage, chat::MAX_NAME,
+        session::SessionPage,
+    },
+};
+
+/// The largest metadata of a session, in bytes of JSON.
+const METADATA_MOST: usize = 16 * 1024;
+
+#[async_trait]
+impl Gateway for Engine {
+    async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse> {
+        let inner = Arc::clone(&self.0);
+        self.outlive(move |gone| pipeline::chat(inner, context, request, gone))
+            .await
+    }
+
+    async fn chat_stream(&self, context: CallContext, request: ChatRequest) -> Result<ChatStream> {
+        pipeline::chat_stream(Arc::clone(&self.0), context, request).await
+    }
+
+    async fn embed(
+        &self,
+        context: CallContext,
+        request: EmbeddingRequest,
+    ) -> Result<EmbeddingResponse> {
+        let inner = Arc::clone(&self.0);
+        self.outlive(move |gone| pipeline::embed(inner, context, request, gone))
+            .await
+    }
+
+    async fn models(&self, context: CallContext) -> Result<Vec<Model>> {
+        let principal = self.identify(&context, None).await?;
+        let mut models = self.all_models();
+        if let Some(allowed) = &principal.models {
+            models.retain(|id, _| allowed.contains(id));
+        }
+        Ok(models.into_values().collect())
+    }
+
+    async fn model(&self, context: CallContext, id: &str) -> Result<Model> {
+        let principal = self.identify(&context, None).await?;
+        let allowed = principal
+            .models
+            .as_ref()
+            .is_none_or(|models| models.iter().any(|model| model == id));
+        self.all_models()
+            .remove(id)
+            .filter(|_| allowed)
+            .ok_or_else(|| {
+                let shown: String = id.chars().take(100).collect();
+                Error::new(
+                    ErrorKind::ModelNotFound,
+                    format!("there is no model `{shown}`; `GET /v1/models` lists those there are"),
+                )
+                .with_param("model")
+            })
+    }
+
+    async fn create_session(&self, context: CallContext, new: NewSession) -> Result<Session> {
+        let principal = self.identify(&context, new.user_id.as_deref()).await?;
+        let id = match new.id {
+            Some(id) if id != pipeline::NEW_SESSION => {
+                if id.is_empty() || id.len() > MAX_NAME || id.chars().any(char::is_control) {
+                    return Err(Error::invalid(
+                        "id",
+                        format!("a session id has 1 to {MAX_NAME} bytes and no control characters"),
+                    ));
+                }
+                id
+            }
+            _ => pipeline::new_session_id(),
+        };
+        if let Some(metadata) = &new.metadata {
+            let size = serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len());
+            if size > METADATA_MOST {
+                return Err(Error::invalid(
+                    "metadata",
+                    format!("`metadata` may have at most {METADATA_MOST} bytes"),
+                ));
+            }
+        }
+        self.0
+            .sessions
+            .create(&key(&principal, id)?, new.metadata)
+            .await
+    }
+
+    async fn session(&self, context: CallContext, id: &str) -> Result<Session> {
+        let principal = self.identify(&context, None).await?;
+        self.0
+            .sessions
+            .get(&key(&principal, id)?)
+            .await?
+            .ok_or_else(no_session)
+    }
+
+    async fn sessions(&self, context: CallContext, page: PageQuery) -> Result<SessionPage> {
+        let principal = self.identify(&context, None).await?;
+        let limit = limit(page.limit)?;
+        self.0
+            .sessions
+            .list(principal.user()?, page.cursor.as_deref(), limit)
+            .await
+    }
+
+    async fn session_messages(
+        &self,
+        context: CallContext,
+        id: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<StoredMessage>> {
+        let principal = self.identify(&context, None).await?;
+        let most = limit(Some(most))?;
+        self.0
+            .sessions
+            .messages(&key(&principal, id)?, after, most)
+            .await?
+            .ok_or_else(no_session)
+    }
+
+    async fn delete_session(&self, context: CallContext, id: &str) -> Result<()> {
+        let principal = self.identify(&context, None).await?;
+        self.0
+            .sessions
+            .delete(&key(&principal, id)?)
+            .await
+            .map(|_| ())
+    }
+
+    async fn request(&self, context: CallContext, id: &str) -> Result<LogRow> {
+        let principal = self.identify(&context, None).await?;
+        let owner = owner(&principal, None)?;
+        self.0.database.request(id, owner.as_deref()).await
+    }
+
+    async fn requests(&self, context: CallContext, query: RequestQuery) -> Result<RequestPage> {
+        let principal = self.identify(&context, query.user_id.as_deref()).await?;
+        let owner = owner(&principal, query.user_id.as_deref())?;
+        self.0.database.requests(&query, owner.as_deref()).await
+    }
+
+    async fn usage(&self, context: CallContext, query: UsageQuery) -> Result<Vec<UsageTotal>> {
+        let principal = self.identify(&context, query.user_id.as_deref()).await?;
+        let owner = owner(&principal, query.user_id.as_deref())?;
+        self.0.database.usage(&query, owner.as_deref()).await
+    }
+
+    async fn routing_rules(&self, context: CallContext) -> Result<Vec<RoutingRule>> {
+        self.admin(&context).await?;
+        self.0.database.list_rules().await
+    }
+
+    async fn put_routing_rule(
+        &self,
+        context: CallContext,
+        rule: RoutingRule,
+    ) -> Result<RoutingRule> {
+        self.admin(&context).await?;
+        if !self
+            .0
+            .table()
+            .providers()
+            .contains_key(rule.provider_id.as_str())
+        {
+            let mut known: Vec<_> = self
+                .0
+                .table()
+                .providers()
+                .keys()
+                .map(ToString::to_string)
+                .collect();
+            known.sort();
+            return Err(Error::invalid(
+                "provider_id",
+                format!(
+                    "no provider of that id is configured and enabled; there are: {}",
+                    known.join(", ")
+                ),
+            ));
+        }
+        let rule = self.0.database.put_rule(&rule).await?;
+        self.use_stored_rules_now().await?;
+        Ok(rule)
+    }
+
+    async fn delete_routing_rule(&self, context: CallContext, id: i64) -> Result<()> {
+        self.admin(&context).await?;
+        self.0.database.delete_rule(id).await?;
+        self.use_stored_rules_now().await
+    }
+
+    async fn health(&self) -> Health {
+        let status = HealthStatus {
+            database: self.0.database_up.load(Relaxed),
+            redis: self.0.redis_up.load(Relaxed),
+            providers: self
+                .0
+                .table()
+                .accounts()
+                .any(|account| account.health.away() != Some(Away::Unhealthy)),
+        };
+        let healthy = status.database && status.redis && status.providers;
+        Health {
+            status,
+            healthy,
+            timestamp: jiff::Timestamp::now().as_second(),
+        }
+    }
+
+    async fn ready(&self) -> Ready {
+        let mut degraded = Vec::new();
+        let table = self.0.table();
+        let mut ready = true;
+        if self.0.is_draining() {
+            ready = false;
+            degraded.push("draining".to_owned());
+        }
+        if table.accounts().next().is_none() {
+            ready = false;
+            degraded.push("no provider is configured and enabled".to_owned());
+        }
+        if !self.0.keys_usable() {
+            ready = false;
+            degraded.push("API keys are not loaded yet".to_owned());
+        }
+        if !self.0.database_up.load(Relaxed) {
+            degraded.push("database".to_owned());
+        }
+        if !self.0.redis_up.load(Relaxed) {
+            degraded.push("redis".to_owned());
+        }
+        let mut away: Vec<String> = table
+            .providers()
+            .iter()
+            .filter(|(_, accounts)| {
+                accounts
+                    .iter()
+                    .all(|account| account.health.away() == Some(Away::Unhealthy))
+            })
+            .map(|(id, _)| format!("provider {id}"))
+            .collect();
+        away.sort();
+        degraded.append(&mut away);
+        Ready { ready, degraded }
+    }
+
+    fn count_refused(&self, error: &Error) {
+        self.0.metrics.refused(error.code());
+    }
+}
+
+impl Engine {
+    /// Runs a unary call in a task of its own: a caller that goes away drops the handler, not the call, which goes on
+    /// for a while so that what it costs is known.
+    async fn outlive<T, Fut>(&self, call: impl FnOnce(Arc<AtomicBool>) -> Fut) -> Result<T>
+    where
+        T: Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let gone = Arc::new(AtomicBool::new(false));
+        let call = call(Arc::clone(&gone));
+        let (mut sender, receiver) = oneshot::channel();
+        self.0.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                outcome = call => outcome,
+                () = async {
+                    sender.closed().await;
+                    gone.store(true, Relaxed);
+                    tokio::time::sleep(DRAIN_UNARY).await;
+                } => return,
+            };
+            // Nobody waits any more: the row says so.
+            let _ = sender.send(outcome);
+        });
+        receiver.await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the call ended unexpectedly; it is logged",
+            ))
+        })
+    }
+
+    async fn identify(&self, context: &CallContext, user_id: Option<&str>) -> Result<Principal> {
+        pipeline::identify(&self.0, context, user_id, None)
+            .await
+            .inspect_err(|error| self.0.metrics.refused(error.code()))
+    }
+
+    async fn admin(&self, context: &CallContext) -> Result<()> {
+        if self.identify(context, None).await?.admin {
+            Ok(())
+        } else {
+            Err(Error::new(
+                ErrorKind::AdminRequired,
+                "this needs the admin key (`auth.admin_key`) or a key made with `--admin`",
+            ))
+        }
+    }
+
+    async fn use_stored_rules_now(&self) -> Result<()> {
+        let rules = self.0.database.list_rules().await?;
+        self.0.use_stored_rules(rules);
+        Ok(())
+    }
+
+    /// Every model by the name to ask for: those with a route of their own, then what providers list, bare where the
+    /// bare name leads to that provider and as `provider/model` otherwise.
+    fn all_models(&self) -> BTreeMap<String, Model> {
+        let table = self.0.table();
+        let mut models = BTreeMap::new();
+        for account in table.accounts() {
+            for listed in account.models.load().iter() {
+                let bare = table.resolve(&listed.id).is_ok_and(|route| {
+                    route
+                        .tiers
+                        .first()
+                        .and_then(|tier| tier.targets.first())
+                        .is_some_and(|target| target.account.id == account.id)
+                });
+                let id = if bare {
+                    listed.id.clone()
+                } else {
+                    format!("{}/{}", account.id, listed.id)
+                };
+                let model = Model {
+                    id: id.clone(),
+                    provider: account.id.to_string(),
+                    ..listed.clone()
+                };
+                models.entry(id).or_insert(model);
+            }
+        }
+        for (name, account) in table.named() {
+            models
+                .entry(name.to_owned())
+                .or_insert_with(|| Model::new(name, &*account.id));
+        }
+        models
+    }
+}
+
+fn key(principal: &Principal, id: impl Into<String>) -> Result<SessionKey> {
+    Ok(SessionKey {
+        user_id: principal.user()?.to_string(),
+        id: id.into(),
+    })
+}
+
+fn no_session() -> Error {
+    Error::new(
+        ErrorKind::SessionNotFound,
+        "there is no such session; a chat request with this `session_id` creates it",
+    )
+}
+
+/// Whose rows a caller sees: its own; an admin everybody's, or those of the user it names.
+fn owner(principal: &Principal, named: Option<&str>) -> Result<Option<String>> {
+    if principal.admin {
+        return Ok(named.map(str::to_owned));
+    }
+    principal.user().map(|user| Some(user.to_string()))
+}
+
+fn limit(limit: Option<usize>) -> Result<usize> {
+    match limit.unwrap_or(50) {
+        limit @ 1..=1000 => Ok(limit),
+        _ => Err(Error::invalid("limit", "`limit` must be from 1 to 1000")),
+    }
+}

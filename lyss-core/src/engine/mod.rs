@@ -1,0 +1,245 @@
+//! The engine: everything a gateway holds, behind one clonable handle.
+
+mod build;
+mod gateway;
+mod upkeep;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use build::EngineBuilder;
+
+use crate::{
+    admission::KeyRing,
+    billing::Ledger,
+    config::{AuthMode, Config, RetryOn},
+    database::Database,
+    error::Result,
+    gateway::RoutingRule,
+    provider::registry::Registry,
+    routing::Table,
+    session::SharedSessionStore,
+    telemetry::metrics::Metrics,
+};
+
+/// How long a unary call goes on after its caller has gone away, so that what the provider charges is known
+/// (decision 21).
+const DRAIN_UNARY: Duration = Duration::from_secs(30);
+
+/// The gateway's engine. Clones are the same engine.
+///
+/// # Example
+/// ```
+/// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+/// use lyss_core::{Engine, Gateway, config::Config, types::{CallContext, ChatRequest}};
+///
+/// let dir = tempfile::tempdir().unwrap();
+/// let yaml = format!("data: {{ dir: {} }}\nproviders: {{ simulated: {{}} }}", dir.path().display());
+/// let config = Config::parse("gateway.yaml", &yaml, &Default::default()).unwrap().config;
+/// let engine = Engine::start(config).await.unwrap();
+/// let request = ChatRequest::parse(
+///     r#"{"model":"simulated/echo","messages":[{"role":"user","content":"hello"}]}"#.into(),
+/// )
+/// .unwrap();
+/// let answer = engine.chat(CallContext::process("me"), request).await.unwrap();
+/// assert!(answer.body.to_bytes().windows(5).any(|text| text == b"hello"));
+/// engine.shutdown(std::time::Duration::from_secs(1)).await;
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Engine(pub(crate) Arc<Inner>);
+
+/// What all clones share.
+pub(crate) struct Inner {
+    pub metrics: Metrics,
+    pub ledger: Ledger,
+    pub database: Database,
+    pub sessions: SharedSessionStore,
+    pub keys: Arc<KeyRing>,
+    redis: Option<build::RedisPing>,
+    table: ArcSwap<Table>,
+    settings: ArcSwap<Settings>,
+    /// What tables are built from; locked only while one is.
+    sources: Mutex<Sources>,
+    registry: Registry,
+    balancers: build::Balancers,
+    draining: AtomicBool,
+    in_flight: AtomicI64,
+    database_up: AtomicBool,
+    redis_up: AtomicBool,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// What the hot path reads of the configuration.
+pub(crate) struct Settings {
+    pub auth: Auth,
+    pub max_retries: u32,
+    pub retry_on: Vec<RetryOn>,
+    pub max_in_flight: i64,
+    pub auto_create_sessions: bool,
+    pub config: Config,
+}
+
+/// Who may call.
+pub(crate) struct Auth {
+    pub mode: AuthMode,
+    pub admin_key: Option<SecretString>,
+    pub default_user: Option<Arc<str>>,
+    /// Whether only this machine can reach the gateway.
+    pub loopback: bool,
+}
+
+struct Sources {
+    stored_rules: Vec<RoutingRule>,
+    configured: build::Configured,
+    /// Ends the checks of the accounts in use.
+    checks: CancellationToken,
+}
+
+/// A provider as it is shown at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderSummary {
+    /// Its configured id.
+    pub id: String,
+    /// Its protocol.
+    pub kind: String,
+    /// The models that are known of it.
+    pub models: Vec<String>,
+    /// What is worth knowing, such as why it is off.
+    pub note: Option<String>,
+}
+
+impl Engine {
+    /// Builds an engine with the built-in providers, stores and balancers and starts its background tasks.
+    ///
+    /// A database or Redis that is away does not fail this; what needs it answers 503 until it is back.
+    ///
+    /// # Errors
+    /// `invalid_value` for a configuration that cannot be put into force, `internal` if the data directory cannot be used.
+    pub async fn start(config: Config) -> Result<Self> {
+        EngineBuilder::new(config).start().await
+    }
+
+    /// An engine with providers, stores or balancers of one's own.
+    pub fn builder(config: Config) -> EngineBuilder {
+        EngineBuilder::new(config)
+    }
+
+    /// Puts a new configuration into force: providers, rules, limits, auth. Calls in flight end under the old one.
+    /// Listening addresses, database, Redis and session store stay as they were started.
+    ///
+    /// # Errors
+    /// `invalid_value`; the old configuration then stays in force.
+    pub async fn reload(&self, config: Config) -> Result<()> {
+        build::reload(&self.0, config).inspect_err(|_| self.0.metrics.reload_failed())
+    }
+
+    /// Counts a configuration that was refused before it got here.
+    pub fn count_reload_failure(&self) {
+        self.0.metrics.reload_failed();
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        let spool = self.0.ledger.stats();
+        self.0
+            .metrics
+            .encode(spool.waiting_records, spool.dead_letters)
+    }
+
+    /// Stops taking calls: `/ready` says no, new calls are refused with `shutting_down`.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Relaxed);
+    }
+
+    /// Waits for running calls, at most for `grace`; then ends the background tasks and writes what is in the spool.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.drain();
+        let end = tokio::time::Instant::now() + grace;
+        while self.0.in_flight.load(Relaxed) > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.0.cancel.cancel();
+        self.0.sources.lock().checks.cancel();
+        self.0.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(2), self.0.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("background tasks did not end in time");
+        }
+        self.0.ledger.close(Duration::from_secs(5)).await;
+        self.0.database.close().await;
+    }
+
+    /// The providers, by id.
+    pub fn providers(&self) -> Vec<ProviderSummary> {
+        build::summaries(&self.0)
+    }
+
+    /// The database, for administration beside the running engine.
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+}
+
+impl Inner {
+    pub fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Whether calls can be told apart: without keys nobody is, with keys once they have been read.
+    pub fn keys_usable(&self) -> bool {
+        self.settings.load().auth.mode == AuthMode::None || self.keys.is_loaded()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Whether more calls run than are allowed, the asking one included.
+    pub fn over_capacity(&self) -> bool {
+        self.in_flight.load(Relaxed) > self.settings.load().max_in_flight
+    }
+
+    /// A call has come.
+    pub fn entered(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.metrics.in_flight(1);
+    }
+
+    /// A call has ended.
+    pub fn left(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.metrics.in_flight(-1);
+    }
+
+    /// Takes over rules of the database.
+    pub fn use_stored_rules(&self, rules: Vec<RoutingRule>) {
+        let mut sources = self.sources.lock();
+        sources.stored_rules = rules;
+        self.rebuild(&sources);
+    }
+
+    /// Builds the table anew from what is known now.
+    fn rebuild(&self, sources: &Sources) {
+        let parts = build::parts(&sources.configured, sources.stored_rules.clone());
+        let table = Table::build(parts, Some(&self.table.load()));
+        self.table.store(Arc::new(table));
+    }
+}

@@ -1,0 +1,192 @@
+//! The engine's background tasks: what is away, which rules hold, which models there are.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Engine, Inner};
+use crate::{
+    database::Database,
+    resilience::health::{self, CheckSettings},
+    routing::{self, Account},
+};
+
+/// How often the database and Redis are looked at, for `/health` and `/ready`.
+const PING: Duration = Duration::from_secs(2);
+/// How often providers are asked for their models.
+const MODELS: Duration = Duration::from_secs(600);
+/// How often expired sessions are removed; they are invisible at once.
+const SWEEP: Duration = Duration::from_secs(600);
+/// How long a start waits for the database to be migrated before it goes on without.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Starts the tasks that live as long as the engine.
+pub(super) fn start(engine: &Engine) {
+    let inner = &engine.0;
+    let weak = Arc::downgrade(inner);
+    inner.tasks.spawn(routing::watch_rules(
+        inner.database.clone(),
+        inner.cancel.clone(),
+        {
+            let weak = weak.clone();
+            move |rules| {
+                if let Some(inner) = weak.upgrade() {
+                    inner.use_stored_rules(rules);
+                }
+            }
+        },
+    ));
+    inner.tasks.spawn(sweep(weak.clone(), inner.cancel.clone()));
+    inner.tasks.spawn(ping(weak, inner.cancel.clone()));
+    let sources = inner.sources.lock();
+    let accounts = sources
+        .configured
+        .accounts
+        .values()
+        .flatten()
+        .cloned()
+        .collect();
+    check_accounts(inner, accounts, &sources.checks);
+}
+
+/// Starts the checks of the accounts in use; they end with `cancel`.
+pub(super) fn check_accounts(
+    inner: &Arc<Inner>,
+    accounts: Vec<Arc<Account>>,
+    cancel: &CancellationToken,
+) {
+    let config = &inner.settings().config.routing.health_check;
+    let settings = CheckSettings {
+        interval: config.interval,
+        timeout: config.timeout,
+        unhealthy_after: config.unhealthy_after,
+        healthy_after: config.healthy_after,
+    };
+    for account in accounts {
+        inner.metrics.provider_up(&account.id, true);
+        inner
+            .tasks
+            .spawn(list_models(Arc::clone(&account), cancel.clone()));
+        if !config.enabled {
+            continue;
+        }
+        let (weak, id) = (Arc::downgrade(inner), Arc::clone(&account.id));
+        let report = move |up: bool, error: Option<&crate::Error>| {
+            match error {
+                Some(error) => {
+                    tracing::warn!(provider = %id, %error, "the provider does not answer")
+                }
+                None => tracing::info!(provider = %id, "the provider answers again"),
+            }
+            if let Some(inner) = weak.upgrade() {
+                inner.metrics.provider_up(&id, up);
+            }
+        };
+        let (provider, state) = (Arc::clone(&account.provider), Arc::clone(&account.health));
+        inner.tasks.spawn(health::check(
+            provider,
+            state,
+            settings,
+            cancel.clone(),
+            report,
+        ));
+    }
+}
+
+async fn list_models(account: Arc<Account>, cancel: CancellationToken) {
+    loop {
+        let listed = tokio::select! {
+            () = cancel.cancelled() => return,
+            listed = tokio::time::timeout(Duration::from_secs(20), account.provider.models()) => listed,
+        };
+        let pause = match listed {
+            Ok(Ok(models)) => {
+                account.models.store(Arc::new(models));
+                MODELS
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(provider = %account.id, %error, "the provider does not list its models");
+                Duration::from_secs(60)
+            }
+            Err(_) => Duration::from_secs(60),
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Starts migrating and waits for it a moment: usually it is done before the first call, and a database that is away
+/// does not hold up the start.
+pub(super) async fn migrate_first(
+    database: &Database,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
+    let migrating = tasks.spawn(migrate(database.clone(), cancel.clone()));
+    let _ = tokio::time::timeout(START_PATIENCE, migrating).await;
+}
+
+/// Applies migrations as soon as the database answers.
+async fn migrate(database: Database, cancel: CancellationToken) {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match database.migrate().await {
+            Ok(applied) if applied.is_empty() => return,
+            Ok(applied) => {
+                tracing::info!(migrations = applied.join(", "), "database migrated");
+                return;
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                cause = ?std::error::Error::source(&error),
+                "the database cannot be migrated yet; trying on"
+            ),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(Duration::from_secs(10));
+    }
+}
+
+/// Removes expired sessions.
+async fn sweep(inner: Weak<Inner>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)) => {}
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        if let Err(error) = inner.sessions.sweep().await {
+            tracing::warn!(%error, "expired sessions are not removed yet; trying on");
+        }
+    }
+}
+
+/// Notes whether database and Redis answer.
+async fn ping(inner: Weak<Inner>, cancel: CancellationToken) {
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let database = inner.database.ping().await.is_ok();
+        if database != inner.database_up.swap(database, Relaxed) {
+            tracing::info!(up = database, "database");
+        }
+        if let Some(redis) = &inner.redis {
+            let up = redis.ping().await.is_ok();
+            if up != inner.redis_up.swap(up, Relaxed) {
+                tracing::info!(up, "redis");
+            }
+        }
+        drop(inner);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(PING) => {}
+        }
+    }
+}

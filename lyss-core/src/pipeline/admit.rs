@@ -1,0 +1,181 @@
+//! Who calls, may they, is there room. A refusal before the caller is known makes no row, only a metric.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+
+use super::finish::Record;
+use crate::{
+    admission::{KeyAnswer, KeyRecord},
+    config::AuthMode,
+    engine::Inner,
+    error::{Error, ErrorKind, Result},
+    types::{CallContext, ChatRequest, Credential, LogRow, Principal, log::Purpose},
+};
+
+/// What a request asks for, as far as admission cares.
+pub(crate) struct Asked<'a> {
+    pub purpose: Purpose,
+    pub model: &'a str,
+    pub stream: bool,
+    /// The gateway's `user_id` in the body.
+    pub user_id: Option<&'a str>,
+    /// OpenAI's `user` in the body.
+    pub user: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn chat(request: &'a ChatRequest) -> Self {
+        Self {
+            purpose: Purpose::Chat,
+            model: request.model(),
+            stream: request.stream(),
+            user_id: request.user_id(),
+            user: request.user(),
+        }
+    }
+}
+
+/// Admits a request: from here on it makes exactly one row.
+pub(crate) async fn admit(
+    inner: &Arc<Inner>,
+    context: &CallContext,
+    asked: Asked<'_>,
+) -> Result<(Principal, Record)> {
+    let principal = identify(inner, context, asked.user_id, asked.user)
+        .await
+        .inspect_err(|error| {
+            inner.metrics.refused(error.code());
+        })?;
+    let mut row = LogRow::new(context.request_id, asked.purpose, asked.model, asked.stream);
+    row.client_request_id.clone_from(&context.client_request_id);
+    row.user_id = principal.user_id.clone().unwrap_or_default();
+    row.api_key_id.clone_from(&principal.api_key_id);
+    let mut record = Record::new(Arc::clone(inner), context.started, row);
+    let allowed = may(inner, &principal, &asked);
+    if let Err(error) = allowed {
+        record.end(Some(&error));
+        return Err(error);
+    }
+    Ok((principal, record))
+}
+
+fn may(inner: &Inner, principal: &Principal, asked: &Asked<'_>) -> Result<()> {
+    principal.user()?;
+    if inner.is_draining() {
+        return Err(Error::new(
+            ErrorKind::ShuttingDown,
+            "the gateway is shutting down; try another instance",
+        ));
+    }
+    if let Some(models) = &principal.models
+        && !models.iter().any(|model| model == asked.model)
+    {
+        return Err(Error::new(
+            ErrorKind::ModelNotAllowed,
+            format!(
+                "this API key may not use the model `{}`",
+                asked.model.chars().take(100).collect::<String>()
+            ),
+        )
+        .with_param("model"));
+    }
+    if inner.over_capacity() {
+        return Err(Error::new(
+            ErrorKind::Overloaded,
+            "too many requests are running (`server.max_in_flight`)",
+        ));
+    }
+    Ok(())
+}
+
+/// Establishes for whom a call is made: the key's user; else `user_id`; else OpenAI's `user`; else the default user.
+///
+/// # Errors
+/// `missing_api_key`, `invalid_api_key`, `expired_api_key`, `auth_store_unavailable`, `user_mismatch`.
+pub(crate) async fn identify(
+    inner: &Inner,
+    context: &CallContext,
+    user_id: Option<&str>,
+    user: Option<&str>,
+) -> Result<Principal> {
+    let settings = inner.settings().clone();
+    let auth = &settings.auth;
+    let named = user_id.or(context.user_id.as_deref());
+    let anyone = |admin| Principal {
+        user_id: named
+            .or(user)
+            .map(Arc::from)
+            .or_else(|| auth.default_user.clone()),
+        api_key_id: None,
+        admin,
+        models: None,
+    };
+    let key = match &context.credential {
+        Credential::Process => return Ok(anyone(true)),
+        Credential::Anonymous => None,
+        Credential::Key(key) => Some(key.expose_secret()),
+    };
+    if let (Some(key), Some(admin_key)) = (key, &auth.admin_key)
+        && bool::from(key.as_bytes().ct_eq(admin_key.expose_secret().as_bytes()))
+    {
+        return Ok(anyone(true));
+    }
+    if let Some(key) = key.filter(|key| auth.mode == AuthMode::Keys || key.starts_with("lyss_")) {
+        return match inner.keys.verify_or_refresh(key).await {
+            KeyAnswer::Valid(record) => of_key(&record, named, user, &auth.default_user),
+            KeyAnswer::Invalid => Err(Error::new(
+                ErrorKind::InvalidApiKey,
+                "this API key is not valid here; create one with `lyss keys create`",
+            )),
+            KeyAnswer::Expired => Err(Error::new(
+                ErrorKind::ExpiredApiKey,
+                "this API key has expired; ask for a new one",
+            )),
+            KeyAnswer::Unknown => Err(Error::new(
+                ErrorKind::AuthStoreUnavailable,
+                "the key store cannot be reached and this key is not known here yet; try again",
+            )),
+        };
+    }
+    match auth.mode {
+        AuthMode::Keys => Err(Error::new(
+            ErrorKind::MissingApiKey,
+            "send an API key as `Authorization: Bearer lyss_…`; create one with `lyss keys create`",
+        )),
+        // Without keys the admin surface is open only where nobody else can reach it, and no admin key was set.
+        AuthMode::None => Ok(anyone(auth.loopback && auth.admin_key.is_none())),
+    }
+}
+
+fn of_key(
+    record: &KeyRecord,
+    named: Option<&str>,
+    user: Option<&str>,
+    default_user: &Option<Arc<str>>,
+) -> Result<Principal> {
+    let bound = record.user_id.clone();
+    if let (Some(bound), Some(named)) = (&bound, named)
+        && **bound != *named
+        && !record.admin
+    {
+        return Err(Error::new(
+            ErrorKind::UserMismatch,
+            "this API key belongs to another user; leave `user_id` out or use that user's key",
+        )
+        .with_param("user_id"));
+    }
+    let user_id = match (&bound, named) {
+        (Some(_), Some(named)) if record.admin => Some(named.into()),
+        (Some(bound), _) => Some(Arc::clone(bound)),
+        (None, named) => named
+            .or(user)
+            .map(Arc::from)
+            .or_else(|| default_user.clone()),
+    };
+    Ok(Principal {
+        user_id,
+        ..record.principal()
+    })
+}

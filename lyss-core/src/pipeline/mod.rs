@@ -1,0 +1,240 @@
+//! One request. The stages, in order:
+//!
+//! | stage | does |
+//! |---|---|
+//! | `admit` | who calls, may they, is there room; from here on the request makes exactly one log row |
+//! | `assemble` | loads the session and builds the message list |
+//! | `compress` | keeps the list within the window |
+//! | `cover` | writes the intent: from here on a crash leaves a row |
+//! | `dispatch` | picks targets and retries until one answers |
+//! | `execute` | one attempt on one target, under its deadlines |
+//! | `finish` | end, error or drop, exactly once: session, log row, metrics |
+//!
+//! Nothing after `compress` changes the messages; nothing is tried again once a chunk has left.
+
+mod admit;
+mod assemble;
+mod compress;
+mod cover;
+mod dispatch;
+mod execute;
+mod finish;
+mod turn;
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+pub(crate) use admit::identify;
+pub(crate) use assemble::{NEW_SESSION, new_session_id};
+
+use crate::{
+    engine::Inner,
+    error::Result,
+    types::{
+        CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
+        ReplyInfo, UsageSource, log::Purpose, reply::TextSize,
+    },
+};
+use dispatch::{Dispatched, Need};
+use finish::Record;
+
+/// A complete chat answer. `gone` is set when the caller has gone away meanwhile.
+pub(crate) async fn chat(
+    inner: Arc<Inner>,
+    context: CallContext,
+    request: ChatRequest,
+    gone: Arc<AtomicBool>,
+) -> Result<ChatResponse> {
+    let asked = admit::Asked::chat(&request);
+    let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
+    record.gone_when(gone);
+    let outcome = async {
+        let mut turn = assemble::assemble(&inner, &principal, &request).await?;
+        record.session(turn.session_id());
+        let request = compress::compress(&mut turn, request)?;
+        cover::cover(&mut record)?;
+        let route = inner.table().resolve(request.model())?;
+        let call = |target, call| execute::chat(target, call, request.clone());
+        let Dispatched { value, target, .. } = dispatch::dispatch(
+            &inner,
+            &mut record,
+            &route,
+            Need::Chat,
+            turn.session_id(),
+            call,
+        )
+        .await?;
+        let (usage, source) = match value.usage {
+            Some(usage) => (usage, UsageSource::Reported),
+            None => (
+                finish::count(&request, delivered(&value.body)),
+                UsageSource::Counted,
+            ),
+        };
+        record.used(usage, source);
+        if !record.is_gone() {
+            turn.append_answer(&inner, context.request_id, &value.body)
+                .await?;
+        }
+        Ok(ChatResponse {
+            info: info(&record, &context, &target, &turn, value.upstream_request_id),
+            body: value.body,
+            usage,
+        })
+    }
+    .await;
+    record.end(outcome.as_ref().err());
+    outcome
+}
+
+/// A streamed chat answer, from its first chunk on.
+pub(crate) async fn chat_stream(
+    inner: Arc<Inner>,
+    context: CallContext,
+    request: ChatRequest,
+) -> Result<ChatStream> {
+    let asked = admit::Asked::chat(&request);
+    let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
+    let outcome = async {
+        let mut turn = assemble::assemble(&inner, &principal, &request).await?;
+        record.session(turn.session_id());
+        let request = compress::compress(&mut turn, request)?;
+        cover::cover(&mut record)?;
+        let route = inner.table().resolve(request.model())?;
+        let call = |target, call| execute::chat_stream(target, call, request.clone());
+        let dispatched = dispatch::dispatch(
+            &inner,
+            &mut record,
+            &route,
+            Need::Stream,
+            turn.session_id(),
+            call,
+        )
+        .await?;
+        record.first_chunk();
+        Ok((turn, request, dispatched))
+    }
+    .await;
+    match outcome {
+        Ok((
+            turn,
+            request,
+            Dispatched {
+                value,
+                target,
+                in_flight,
+            },
+        )) => {
+            let info = info(
+                &record,
+                &context,
+                &target,
+                &turn,
+                value.upstream_request_id.clone(),
+            );
+            let chunks = finish::metered(finish::Running {
+                inner,
+                record,
+                turn,
+                request,
+                opened: value,
+                in_flight,
+            });
+            Ok(ChatStream { info, chunks })
+        }
+        Err(error) => {
+            record.end(Some(&error));
+            Err(error)
+        }
+    }
+}
+
+/// Embeddings.
+pub(crate) async fn embed(
+    inner: Arc<Inner>,
+    context: CallContext,
+    request: EmbeddingRequest,
+    gone: Arc<AtomicBool>,
+) -> Result<EmbeddingResponse> {
+    let asked = admit::Asked {
+        purpose: Purpose::Embedding,
+        model: request.model(),
+        stream: false,
+        user_id: request.user_id(),
+        user: request.user(),
+    };
+    let (_, mut record) = admit::admit(&inner, &context, asked).await?;
+    record.gone_when(gone);
+    let outcome = async {
+        request.input()?;
+        cover::cover(&mut record)?;
+        let route = inner.table().resolve(request.model())?;
+        let call = |target, call| execute::embed(target, call, request.clone());
+        let Dispatched { value, target, .. } =
+            dispatch::dispatch(&inner, &mut record, &route, Need::Embeddings, None, call).await?;
+        let (usage, source) = match value.usage {
+            Some(usage) => (usage, UsageSource::Reported),
+            None => {
+                let input = request
+                    .body()
+                    .get("input")
+                    .map_or(TextSize::default(), |input| TextSize::of(input.text()));
+                let usage = crate::types::Usage {
+                    input_tokens: input.tokens(),
+                    ..Default::default()
+                };
+                (usage, UsageSource::Counted)
+            }
+        };
+        record.used(usage, source);
+        let info = ReplyInfo {
+            request_id: context.request_id,
+            provider: Arc::clone(&target.account.id),
+            upstream_model: Arc::clone(&target.upstream_model),
+            session_id: None,
+            attempts: record.attempts(),
+            upstream_request_id: value.upstream_request_id,
+        };
+        Ok(EmbeddingResponse {
+            info,
+            body: value.body,
+            usage,
+        })
+    }
+    .await;
+    record.end(outcome.as_ref().err());
+    outcome
+}
+
+fn info(
+    record: &Record,
+    context: &CallContext,
+    target: &crate::routing::Target,
+    turn: &assemble::Turning,
+    upstream_request_id: Option<String>,
+) -> ReplyInfo {
+    ReplyInfo {
+        request_id: context.request_id,
+        provider: Arc::clone(&target.account.id),
+        upstream_model: Arc::clone(&target.upstream_model),
+        session_id: turn.session_id().map(Arc::from),
+        attempts: record.attempts(),
+        upstream_request_id,
+    }
+}
+
+/// The size of what an answer delivers, for counting.
+fn delivered(body: &crate::types::RawObject) -> TextSize {
+    let choices = body
+        .get("choices")
+        .map(|choices| choices.elements())
+        .unwrap_or_default();
+    choices
+        .iter()
+        .filter_map(|choice| choice.object().ok())
+        .filter_map(|choice| {
+            choice
+                .get("message")
+                .map(|message| TextSize::of(message.text()))
+        })
+        .fold(TextSize::default(), TextSize::plus)
+}

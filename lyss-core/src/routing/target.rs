@@ -1,0 +1,105 @@
+//! What a call can go to.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    balance::LoadBalancer,
+    provider::{Provider, preset},
+    resilience::{health::Health, limit::RateWindow, timeout::Timeouts},
+    types::Model,
+};
+
+/// One provider with one of its keys: what is limited, timed and found healthy or not.
+pub struct Account {
+    /// The provider's configured id.
+    pub id: Arc<str>,
+    /// Which of the provider's keys, from 0.
+    pub key: usize,
+    /// The protocol.
+    pub provider: Arc<dyn Provider>,
+    /// The share of this provider where no rule says so.
+    pub weight: u32,
+    /// The deadlines.
+    pub timeouts: Timeouts,
+    /// `max_rps` of the provider, over all its keys.
+    pub limit: Option<Arc<RateWindow>>,
+    /// Whether it is worth a call.
+    pub health: Arc<Health>,
+    /// The kind, for what it is known to serve.
+    pub kind: String,
+    /// The preset, likewise.
+    pub preset: Option<String>,
+    /// Most calls at once, over all keys of the provider.
+    pub max_concurrent: Option<usize>,
+    /// Calls running now, over all keys of the provider.
+    pub running: Arc<AtomicUsize>,
+    /// The models it listed when last asked.
+    pub models: ArcSwap<Vec<Model>>,
+    /// Calls running on it now.
+    pub in_flight: AtomicUsize,
+    /// Shares over the keys of the provider, kept at its first account.
+    pub(crate) key_balancer: OnceLock<Arc<dyn LoadBalancer>>,
+}
+
+impl Account {
+    /// Whether the provider is known for a model of this name.
+    pub fn knows(&self, model: &str) -> bool {
+        preset::knows(&self.kind, self.preset.as_deref(), model)
+    }
+
+    /// Whether as many calls run as may.
+    pub fn is_full(&self) -> bool {
+        self.max_concurrent
+            .is_some_and(|most| self.running.load(Relaxed) >= most)
+    }
+
+    /// Counts a call as running until the guard is dropped: for a stream, until its end.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.running.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(self))
+    }
+}
+
+/// A running call on an account.
+pub struct InFlight(Arc<Account>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One target of a model: an account and the model name that goes upstream.
+#[derive(Clone)]
+pub struct Target {
+    /// Whom to call.
+    pub account: Arc<Account>,
+    /// What to ask for.
+    pub upstream_model: Arc<str>,
+    /// The share within the tier, over all keys.
+    pub weight: u32,
+    /// The weight as the rule gives it.
+    pub rule_weight: u32,
+    /// `max_rps` of the rule.
+    pub rule_rps: Option<u32>,
+    /// Its window, shared by the keys of the provider.
+    pub rule_limit: Option<Arc<RateWindow>>,
+}
+
+impl Target {
+    /// Whether two targets take the same share of the same work.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.account.id == other.account.id
+            && self.account.key == other.account.key
+            && self.upstream_model == other.upstream_model
+            && self.weight == other.weight
+            && self.rule_rps == other.rule_rps
+    }
+}
