@@ -7,6 +7,7 @@ use lyss_core::{
     gateway::{NewSession, PageQuery},
     types::{CallContext, ChatRequest, Credential, EmbeddingRequest, ReplyInfo},
 };
+use lyss_mock_provider::Rule;
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,11 +36,20 @@ pub trait Door: Send + Sync {
 /// Runs one case through a door; what went wrong, if anything did.
 pub async fn run<D: Door>(case: &Case) -> Result<(), String> {
     let world = World::start(&case.config).await;
-    for script in &case.upstream {
-        world.openai.push(script.clone());
-    }
-    for script in &case.backup {
-        world.backup.push(script.clone());
+    for (mock, scripts) in [
+        (&world.openai, &case.upstream),
+        (&world.backup, &case.backup),
+    ] {
+        for script in scripts {
+            // Not for the engine's own look at the models.
+            let path = Some("/v1/chat/completions".to_owned());
+            mock.rule(Rule {
+                path,
+                times: Some(1),
+                script: script.clone(),
+                ..Rule::default()
+            });
+        }
     }
     let door = D::open(&world).await;
     let mut last = String::new();

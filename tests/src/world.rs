@@ -78,7 +78,7 @@ impl World {
         let mut keys = Vec::new();
         for user in ["alice", "bob"] {
             let new = NewKey {
-                user_id: user.into(),
+                user_id: Some(user.into()),
                 ..NewKey::default()
             };
             keys.push(create(&store, &new).await);
