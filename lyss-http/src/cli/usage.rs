@@ -171,7 +171,7 @@ mod tests {
         assert!(
             lines
                 .next()
-                .is_some_and(|line| line.starts_with("=a          12345"))
+                .is_some_and(|line| line.starts_with("=a         12345"))
         );
     }
 
