@@ -20,12 +20,17 @@ fi
 
 mapfile -t manifests < <(git ls-files --cached --others --exclude-standard -- '*fuzz/Cargo.toml')
 [ ${#manifests[@]} -gt 0 ] || { echo "fuzz: no fuzz/Cargo.toml in the repository" >&2; exit 1; }
+work=$(mktemp -d) # libFuzzer writes what it finds into the first directory it is given: not into the committed seeds
+trap 'rm -rf "$work"' EXIT
 for manifest in "${manifests[@]}"; do
   directory=$(dirname "$manifest")
   mapfile -t targets < <(cargo +nightly fuzz list --fuzz-dir "$directory")
   [ ${#targets[@]} -gt 0 ] || { echo "fuzz: $directory has no target" >&2; exit 1; }
   for target in "${targets[@]}"; do
     echo "fuzz: $target, $seconds s"
-    cargo +nightly fuzz run --fuzz-dir "$directory" "$target" -- -max_total_time="$seconds" -verbosity=0 -print_final_stats=1
+    corpora=("$work/$target")
+    mkdir "${corpora[0]}"
+    if [ -d "$directory/corpus/$target" ]; then corpora+=("$directory/corpus/$target"); fi
+    cargo +nightly fuzz run --fuzz-dir "$directory" "$target" "${corpora[@]}" -- -max_total_time="$seconds" -verbosity=0 -print_final_stats=1
   done
 done

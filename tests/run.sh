@@ -45,8 +45,9 @@ count() { # LOG
 import re, sys
 passed = failed = 0
 for line in open(sys.argv[1], errors="replace"):
-    line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
-    if re.match(r"(Summary \[|test result: |=* ?\d+ (passed|failed|errors?)\b.* in [\d.]+s)", line):
+    # Not stripped on the left: nextest indents the output of a failed test, closing line and all.
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
+    if re.match(r"( *Summary \[|test result: |=* ?\d+ (passed|failed|errors?)\b.* in [\d.]+s)", line):
         for number, word in re.findall(r"(\d+) (passed|failed|errors?|timed out|exec failed)\b", line):
             if word == "passed":
                 passed += int(number)

@@ -5,7 +5,8 @@
 #   postgres.sh up DIR             starts a stopped one again, on the same port
 #   postgres.sh stop DIR           stops it as a crash would (immediate mode)
 #
-# initdb refuses to run as root, so root lends the work to the user postgres. Durability is off: nothing here is kept.
+# initdb refuses to run as root, so root lends the work to the user postgres. No fsync: what is
+# committed survives a crash of the server (so not synchronous_commit=off), not one of the machine.
 set -euo pipefail
 
 bin=$(pg_config --bindir 2>/dev/null || true)
@@ -26,7 +27,7 @@ up() {
   local port
   port=$(cat "$dir/port")
   as_owner "$bin/pg_ctl" -D "$dir/data" -w -t 30 -l "$dir/server.log" -o "-p $port -c listen_addresses=127.0.0.1 \
-    -c unix_socket_directories=$dir -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
+    -c unix_socket_directories=$dir -c fsync=off -c full_page_writes=off \
     -c max_connections=200 -c shared_buffers=64MB" start >/dev/null 2>&1
 }
 

@@ -293,7 +293,7 @@ impl Shared {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(error);
         }
-        if waiting >= WAKE_AT && waiting % WAKE_AT == 0 {
+        if waiting.is_multiple_of(WAKE_AT) {
             self.wake.notify_one();
         }
         Ok(())

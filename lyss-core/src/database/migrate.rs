@@ -29,12 +29,14 @@ migrations! { POSTGRES, "postgres":
     1 "0001_request_logs",
     2 "0002_routing_rules",
     3 "0003_api_keys",
+    4 "0004_sessions",
 }
 
 migrations! { SQLITE, "sqlite":
     1 "0001_request_logs",
     2 "0002_routing_rules",
     3 "0003_api_keys",
+    4 "0004_sessions",
 }
 
 /// How long an instance waits for another one's migrations.
@@ -42,7 +44,8 @@ migrations! { SQLITE, "sqlite":
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 impl Database {
-    /// Applies the migrations that this database lacks, and returns their names.
+    /// Applies the migrations that this database lacks, and returns their names. Also makes the log's partitions, so
+    /// that the first rows need not go to the default one and be moved later.
     ///
     /// Safe when several instances start at once: one works, the others wait and find nothing left to do. Migrations
     /// of a newer release are left alone, so that an old instance can still start during an upgrade.
@@ -50,6 +53,13 @@ impl Database {
     /// # Errors
     /// `store_unavailable`: the database is away, refuses (rights), or a migration was changed after it had run.
     pub async fn migrate(&self) -> Result<Vec<String>> {
+        let applied = self.apply_migrations().await?;
+        self.ensure_partitions(crate::types::RequestId::new().unix_ms())
+            .await?;
+        Ok(applied)
+    }
+
+    pub(super) async fn apply_migrations(&self) -> Result<Vec<String>> {
         match self.pool {
             #[cfg(feature = "postgres")]
             Pool::Postgres(ref pool) => {

@@ -125,6 +125,8 @@ async fn make_partition(pool: &sqlx::PgPool, month: Date) -> sqlx::Result<bool> 
         .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     // Not `CREATE TABLE … PARTITION OF`: that fails for as long as the default partition holds a row of the month, and
     // it locks the whole table against writes, where ATTACH locks the default partition only.
+    // A read that was planned before and runs after the commit does not know the new partition, and misses the rows
+    // that moved, once. `migrate` makes the first months before there are rows, so only a long idle gap leads here.
     // The interpolated parts are a name and two dates computed above; DDL takes no parameters.
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "LOCK TABLE request_logs_default IN ACCESS EXCLUSIVE MODE;
@@ -244,7 +246,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn eight_instances_make_the_months_at_once_and_stray_rows_move_in() {
-        let database = testing::postgres().await;
+        let database = testing::postgres_without_months().await;
         insert(&database, "2026-12-31T23:59:59.999Z").await;
         insert(&database, "2027-01-01T00:00:00.000Z").await;
         insert(&database, "2031-05-05T00:00:00.000Z").await;
@@ -275,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_month_goes_when_its_last_row_is_too_old() {
-        let database = testing::postgres().await;
+        let database = testing::postgres_without_months().await;
         database
             .ensure_partitions(ms("2026-01-15T00:00:00Z"))
             .await

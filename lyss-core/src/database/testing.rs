@@ -6,11 +6,6 @@ use sqlx::Connection;
 
 use super::{Database, DatabaseSource};
 
-/// An empty PostgreSQL database of its own, on the server that `LYSS_TEST_POSTGRES` names.
-pub(crate) async fn empty_postgres() -> Database {
-    Database::open(DatabaseSource::PostgresUrl(new_postgres_url().await), 8).unwrap()
-}
-
 /// The URL of a fresh PostgreSQL database.
 pub(crate) async fn new_postgres_url() -> SecretString {
     let server = std::env::var("LYSS_TEST_POSTGRES").expect(
@@ -26,10 +21,18 @@ pub(crate) async fn new_postgres_url() -> SecretString {
     format!("{base}/{name}").into()
 }
 
-/// A migrated PostgreSQL database.
+/// A migrated PostgreSQL database of its own, on the server that `LYSS_TEST_POSTGRES` names.
 pub(crate) async fn postgres() -> Database {
-    let database = empty_postgres().await;
+    let database = postgres_without_months().await;
     database.migrate().await.unwrap();
+    database
+}
+
+/// The same, but of the log's partitions only the default one is there.
+pub(crate) async fn postgres_without_months() -> Database {
+    let url = new_postgres_url().await;
+    let database = Database::open(DatabaseSource::PostgresUrl(url), 8).unwrap();
+    database.apply_migrations().await.unwrap();
     database
 }
 

@@ -1,6 +1,7 @@
 //! Providers: one folder a protocol. What sits here knows how to speak to a provider, and nothing else: retries,
 //! timeouts, limits and metrics are layers around it (`resilience/`).
 
+pub mod dashscope;
 mod failure;
 pub mod openai;
 pub mod preset;

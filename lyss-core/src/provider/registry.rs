@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Provider, ProviderSpec, openai, simulated};
+use super::{Provider, ProviderSpec, dashscope, openai, simulated};
 use crate::error::{Error, Result};
 
 /// Makes a provider.
@@ -23,6 +23,7 @@ impl Registry {
     /// The kinds of this crate.
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
+        registry.register("dashscope", dashscope::DashScope::from_spec);
         registry.register("openai", openai::OpenAi::from_spec);
         registry.register("simulated", simulated::Simulated::from_spec);
         registry

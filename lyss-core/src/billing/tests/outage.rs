@@ -63,6 +63,7 @@ async fn a_stopped_database_stops_no_request_and_loses_no_row() {
     let (ids, slowest) = load.await.unwrap();
     assert!(ledger.flush(LONG).await, "{:?}", ledger.stats());
     let rows = rows(&database).await;
+    assert_eq!(ledger.stats().dead_letters, 0);
     assert_eq!(rows.len(), ids.len());
     for id in ids {
         assert_eq!(rows.get(&(id, "success".into())), Some(&1));

@@ -9,6 +9,7 @@ use crate::{
     billing::{
         reader::Reader,
         record::{Kind, encode},
+        sink,
         spool::segment_path,
     },
     database::testing,
@@ -78,7 +79,7 @@ fn poison(entry: usize) -> LogRow {
             ..row
         },
         1 => LogRow {
-            created_at: "yesterday".into(),
+            created_at: "the 40th of May".into(),
             ..row
         },
         _ => LogRow {
@@ -248,7 +249,7 @@ async fn rows_kept_in_memory_are_drained_and_their_segments_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_row_lands_once_across_the_month_border() {
-    let database = testing::postgres().await;
+    let database = testing::postgres_without_months().await;
     let mut bytes = *uuid::Uuid::now_v7().as_bytes();
     let last_month = "2026-10-31T23:59:59.999Z"
         .parse::<jiff::Timestamp>()
@@ -267,6 +268,43 @@ async fn an_old_row_lands_once_across_the_month_border() {
     }
     assert_eq!(rows(&database).await.values().sum::<i64>(), 1);
     assert_eq!(database.request(&row.request_id, None).await.unwrap(), row);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn months_made_under_load_lose_no_row() {
+    let database = testing::postgres_without_months().await;
+    let root = tempfile::tempdir().unwrap();
+    let letters = root.path().join("letters");
+    let writers = (0..4).map(|_| {
+        let (database, letters) = (database.clone(), letters.clone());
+        tokio::spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..150 {
+                let row = settled(&intent());
+                let json = serde_json::to_vec(&row).unwrap();
+                assert_eq!(sink::write(&database, &letters, &[json]).await, 0);
+                ids.push(row.request_id);
+            }
+            ids
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let now = intent().created_at.parse::<jiff::Timestamp>().unwrap();
+    let made = database
+        .ensure_partitions(now.as_millisecond())
+        .await
+        .unwrap();
+    assert_eq!(made.len(), 3);
+    let ids = futures::future::join_all(writers)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap);
+    let rows = rows(&database).await;
+    assert_eq!(rows.len(), 600);
+    for id in ids {
+        assert_eq!(rows.get(&(id, "success".into())), Some(&1));
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
 const UNFUNDED_PAUSE: Duration = Duration::from_secs(3600);
 
 /// An answer with a status that is no success.
-pub(super) fn refused(
+pub(in crate::provider) fn refused(
     status: u16,
     headers: &HeaderMap,
     body: &Bytes,

@@ -10,7 +10,7 @@
 //! `openai/openai-openapi` f85dbe22; read 2026-11-22. Differences of other services: [`preset`](super::preset).
 
 mod config;
-mod error;
+pub(in crate::provider) mod error;
 mod request;
 mod response;
 mod stream;

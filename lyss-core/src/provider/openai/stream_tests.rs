@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::*;

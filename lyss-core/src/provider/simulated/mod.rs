@@ -1,14 +1,184 @@
-//! x
+//! The built-in provider: no account, no network, the same answer to the same request. It lets the first `curl` work,
+//! and plays faults on demand. Every answer says `"system_fingerprint":"simulated"`.
+//!
+//! Any model name is served; `echo` and `embed` are the ones it lists. A chat answer repeats the last user message;
+//! with a forced `tool_choice` it calls the tool, with a `json_schema` it is the schema's smallest instance. Embeddings
+//! are unit vectors derived from a hash. A token is a word, or one character outside ASCII.
+
+mod answer;
+mod embedding;
+mod schema;
+mod script;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::HeaderMap;
+
+use self::{answer::Answer, script::Script};
+use super::{Capabilities, Completion, CompletionStream, Provider, ProviderCall, ProviderSpec};
 use crate::{
-    error::Result,
-    provider::{Provider, ProviderSpec},
+    error::{Error, ErrorKind, Result, Work},
+    types::{ChatRequest, EmbeddingRequest, Model, RawObject},
 };
-use std::sync::Arc;
-/// x
-pub struct Simulated;
+
+/// What `system_fingerprint` and `owned_by` say.
+const LABEL: &str = "simulated";
+
+/// The simulated provider.
+pub struct Simulated {
+    id: Arc<str>,
+    script: Script,
+}
+
 impl Simulated {
-    /// x
-    pub fn from_spec(_: ProviderSpec) -> Result<Arc<dyn Provider>> {
-        Err(crate::Error::missing("x"))
+    /// A provider of kind `simulated`. Its `options`: `latency_ms`, `tokens_per_second`, `directives` (obey
+    /// `[[status:503]]`, `[[cut:3]]`, `[[stall:500]]`, `[[badjson]]`, `[[usage:none]]`, `[[usage:wrong]]` in the last
+    /// user message), and `faults` for every call: `{status, cut, stall_ms, bad_json, usage}`.
+    ///
+    /// # Errors
+    /// `invalid_value` with the parameter `options`.
+    pub fn from_spec(spec: ProviderSpec) -> Result<Arc<dyn Provider>> {
+        Ok(Arc::new(Self {
+            id: spec.id,
+            script: Script::read(spec.options)?,
+        }))
+    }
+
+    /// Composes the answer, after the pause and with the refusal that the script says.
+    async fn answer(&self, request: &ChatRequest) -> Result<Answer> {
+        let (faults, text) = self.script.of(answer::last_text(request)?);
+        tokio::time::sleep(Duration::from_millis(self.script.latency_ms)).await;
+        if let Some(status) = faults.status {
+            let body = format!(
+                r#"{{"error":{{"message":"simulated failure","type":"simulated","param":null,"code":null}}}}"#
+            );
+            return Err(super::openai::error::refused(
+                status,
+                &HeaderMap::new(),
+                &Bytes::from(body),
+                &[],
+            ));
+        }
+        Answer::compose(request, text, faults)
+    }
+
+    fn pause_per_token(&self) -> Duration {
+        self.script
+            .tokens_per_second
+            .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate))
     }
 }
+
+#[async_trait]
+impl Provider for Simulated {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            chat: true,
+            stream: true,
+            embeddings: true,
+        }
+    }
+
+    fn endpoint(&self) -> &str {
+        "simulated"
+    }
+
+    async fn chat(&self, _: &ProviderCall, request: ChatRequest) -> Result<Completion> {
+        let answer = self.answer(&request).await?;
+        let faults = &answer.faults;
+        let tokens = u32::try_from(answer.usage.output_tokens).unwrap_or(u32::MAX);
+        let stall = Duration::from_millis(faults.stall_ms);
+        tokio::time::sleep(self.pause_per_token() * tokens + stall).await;
+        if faults.cut.is_some() {
+            return Err(cut());
+        }
+        if faults.bad_json {
+            return Err(bad_json());
+        }
+        let usage = answer.reported_usage();
+        Ok(Completion {
+            usage: usage.and_then(|json| read_usage(&json)),
+            body: answer.completion()?,
+            upstream_request_id: None,
+        })
+    }
+
+    async fn chat_stream(
+        &self,
+        _: &ProviderCall,
+        request: ChatRequest,
+    ) -> Result<CompletionStream> {
+        let answer = self.answer(&request).await?;
+        let faults = answer.faults.clone();
+        let chunks = answer.chunks(request.include_usage());
+        let mut events: Vec<Result<_>> = chunks.into_iter().map(Ok).collect();
+        // A cut or a broken event ends the stream, the former after k chunks, the latter in the middle.
+        if let Some(after) = faults.cut {
+            events.truncate(usize::try_from(after).unwrap_or(usize::MAX));
+            events.push(Err(cut()));
+        } else if faults.bad_json {
+            events.truncate(events.len() / 2);
+            events.push(Err(bad_json()));
+        }
+        let pause = self.pause_per_token();
+        let stall = Duration::from_millis(faults.stall_ms);
+        let chunks =
+            stream::iter(events.into_iter().enumerate()).then(move |(index, event)| async move {
+                // The stall comes behind the first chunk, where it is an idle stream and not a late one.
+                let wait = if index == 1 { pause + stall } else { pause };
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                event
+            });
+        Ok(CompletionStream {
+            chunks: Box::pin(chunks),
+            upstream_request_id: None,
+        })
+    }
+
+    async fn embed(&self, _: &ProviderCall, request: EmbeddingRequest) -> Result<Completion> {
+        tokio::time::sleep(Duration::from_millis(self.script.latency_ms)).await;
+        embedding::embed(&request)
+    }
+
+    async fn models(&self) -> Result<Vec<Model>> {
+        Ok(["echo", "embed"]
+            .map(|name| Model {
+                owned_by: LABEL.into(),
+                ..Model::new(name, &*self.id)
+            })
+            .into())
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn cut() -> Error {
+    Error::new(
+        ErrorKind::UpstreamIncomplete,
+        "the simulated provider cut its answer, as it was told",
+    )
+    .with_work(Work::Unknown)
+}
+
+fn bad_json() -> Error {
+    Error::new(
+        ErrorKind::UpstreamInvalidResponse,
+        "the simulated provider sent broken JSON, as it was told",
+    )
+    .with_work(Work::Unknown)
+}
+
+fn read_usage(json: &str) -> Option<crate::types::Usage> {
+    let object = RawObject::parse(format!(r#"{{"usage":{json}}}"#).into()).ok()?;
+    crate::types::Usage::from_openai(object.get("usage")?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -281,9 +281,20 @@ fn stream(shape: Shape, answer: &Arc<Answer>, script: &Script, n: usize) -> Even
     let multiline = script.multiline;
     let thinking = !answer.reasoning.is_empty();
     let choices = i64::try_from(n).unwrap_or(i64::MAX);
+    let pending = if script.null_finish {
+        "null"
+    } else {
+        r#""null""#
+    };
+    let tail_usage = script.tail_usage;
+    let tail = tail_usage.then(|| {
+        // Its number is not the next one: nothing may depend on `id:`.
+        let usage = shape.usage(&answer, answer.completion_tokens, answer.reasoning_tokens);
+        Event::new(shape.frame(9999, "{}", usage), 0)
+    });
     let (mut output, mut reasoned) = (0_i64, 0_i64);
     let (mut all_text, mut all_reasoning) = (String::new(), String::new());
-    Box::new(steps.enumerate().map(move |(at, step)| {
+    let frames = steps.enumerate().map(move |(at, step)| {
         let tokens = scripted
             .get(at)
             .copied()
@@ -302,7 +313,7 @@ fn stream(shape: Shape, answer: &Arc<Answer>, script: &Script, n: usize) -> Even
         let finish = if step.last {
             js(&finish)
         } else {
-            r#""null""#.to_owned()
+            pending.to_owned()
         };
         let out = if shape.message {
             let reasoning = if thinking {
@@ -336,12 +347,18 @@ fn stream(shape: Shape, answer: &Arc<Answer>, script: &Script, n: usize) -> Even
         } else {
             format!(r#"{{"text":{},"finish_reason":{finish}}}"#, js(&text))
         };
-        let mut frame = shape.frame(at + 1, &out, shape.usage(&answer, output, reasoned));
+        let usage = if tail_usage {
+            None
+        } else {
+            shape.usage(&answer, output, reasoned)
+        };
+        let mut frame = shape.frame(at + 1, &out, usage);
         if multiline {
             frame = frame.replacen(r#","request_id""#, ",\ndata:\"request_id\"", 1);
         }
         Event::new(frame, tokens)
-    }))
+    });
+    Box::new(frames.chain(tail))
 }
 
 /// All calls up to and including `last`, complete: what a cumulative frame repeats.
