@@ -13,9 +13,8 @@ use std::{
 };
 
 use ::redis::{
-    Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ScriptInvocation,
-    ServerErrorKind, Value,
+    Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo,
+    RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::{ClusterClient, ClusterConfig},
     cluster_async::ClusterConnection,
@@ -89,8 +88,8 @@ struct Inner {
 }
 
 enum Target {
-    Single(Client),
-    Cluster(ClusterClient),
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// Redis did not answer, or refused; for the caller to dress as its own store's error.
@@ -207,7 +206,9 @@ impl RedisHandle {
         if self.0.failures.fetch_add(1, Ordering::Relaxed) + 1 >= TRIP_AFTER
             && !self.0.open.swap(true, Ordering::AcqRel)
         {
-            tracing::warn!("redis failed {TRIP_AFTER} times in a row; not asking it until it is back");
+            tracing::warn!(
+                "redis failed {TRIP_AFTER} times in a row; not asking it until it is back"
+            );
             self.0.reached.send_replace(false);
             tokio::spawn(probe(Arc::downgrade(&self.0)));
         }
@@ -314,7 +315,9 @@ impl Inner {
                     .set_response_timeout(None)
                     .set_number_of_retries(0)
                     .set_pipeline_buffer_size(1024);
-                Connection::Single(ConnectionManager::new_with_config(client.clone(), config).await?)
+                Connection::Single(
+                    ConnectionManager::new_with_config(Client::clone(client), config).await?,
+                )
             }
             Target::Cluster(client) => {
                 let config = ClusterConfig::new()
@@ -357,7 +360,7 @@ impl Target {
         };
         if source.cluster.is_empty() {
             return Client::open(info(&source.addr)?)
-                .map(Self::Single)
+                .map(|client| Self::Single(Box::new(client)))
                 .map_err(wrong);
         }
         if source.db != 0 {
@@ -375,7 +378,7 @@ impl Target {
             .tcp_settings(tcp)
             .retries(3)
             .build()
-            .map(Self::Cluster)
+            .map(|client| Self::Cluster(Box::new(client)))
             .map_err(wrong)
     }
 }
@@ -469,7 +472,16 @@ mod tests {
         ] {
             assert_eq!(address(text, false).unwrap(), expected, "{text}");
         }
-        for text in ["", ":1", "a:b", "a:70000", "::1", "redis://a:1", "u@h:1", "[::1]x"] {
+        for text in [
+            "",
+            ":1",
+            "a:b",
+            "a:70000",
+            "::1",
+            "redis://a:1",
+            "u@h:1",
+            "[::1]x",
+        ] {
             assert!(address(text, false).is_err(), "{text}");
         }
     }

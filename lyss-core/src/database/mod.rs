@@ -3,6 +3,7 @@
 //! [`Database`] hides which of the two it is, and that sqlx is underneath: no type of it leaves this crate. Every
 //! query is written once per dialect, next to its twin, with bound parameters only.
 
+mod keys;
 mod migrate;
 mod partition;
 #[cfg(feature = "postgres")]

@@ -9,10 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::QueryBuilder;
 
-use super::{
-    SessionStore, Ttl, conflict, corrupt,
-    cursor::Cursor, now_ms,
-};
+use super::{SessionStore, Ttl, conflict, corrupt, cursor::Cursor, now_ms};
 use crate::{
     database::{Database, Pool, QueryResult, within},
     error::{Error, ErrorKind, Result},
@@ -136,10 +133,7 @@ impl DatabaseSessionStore {
     }
 
     async fn find(&self, key: &SessionKey) -> Result<Option<Stored>> {
-        const SQL: &str = select!(
-            "system",
-            "user_id = $1 AND id = $2 AND expires_ms > $3"
-        );
+        const SQL: &str = select!("system", "user_id = $1 AND id = $2 AND expires_ms > $3");
         let row: Option<Row> = guarded(async {
             on!(self.database, |pool, _begin| sqlx::query_as(SQL)
                 .bind(&key.user_id)
@@ -345,7 +339,8 @@ impl DatabaseSessionStore {
 const DELETE_EXPIRED: &str =
     "DELETE FROM sessions WHERE user_id = $1 AND id = $2 AND expires_ms <= $3";
 
-const INSERT: &str = "INSERT INTO sessions (user_id, id, version, message_count, token_count, created_ms,
+const INSERT: &str =
+    "INSERT INTO sessions (user_id, id, version, message_count, token_count, created_ms,
     last_activity_ms, expires_ms, metadata) VALUES ($1, $2, 0, 0, 0, $3, $3, $4, $5)
     ON CONFLICT (user_id, id) DO NOTHING";
 
@@ -666,9 +661,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_is_away_is_an_error_and_no_empty_session() {
-        let source = crate::database::DatabaseSource::PostgresUrl(
-            "postgres://lyss@127.0.0.1:1/lyss".into(),
-        );
+        let source =
+            crate::database::DatabaseSource::PostgresUrl("postgres://lyss@127.0.0.1:1/lyss".into());
         let database = Database::open(source, 1).unwrap();
         let store = DatabaseSessionStore::new(database, Duration::from_secs(60));
         let error = store.load(&fresh_key("s")).await.unwrap_err();

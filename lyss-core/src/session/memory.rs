@@ -256,9 +256,8 @@ impl SessionStore for MemorySessionStore {
                 })
                 .collect()
         });
-        sessions.sort_unstable_by(|a, b| {
-            (b.last_activity_ms, &b.id).cmp(&(a.last_activity_ms, &a.id))
-        });
+        sessions
+            .sort_unstable_by(|a, b| (b.last_activity_ms, &b.id).cmp(&(a.last_activity_ms, &a.id)));
         let next_cursor = cut_page(&mut sessions, limit.max(1));
         Ok(SessionPage {
             sessions,
@@ -312,6 +311,11 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_millis(40)).await;
         assert_eq!(store.sweep(), 100);
-        assert!(store.shards.iter().all(|shard| shard.lock().users.is_empty()));
+        assert!(
+            store
+                .shards
+                .iter()
+                .all(|shard| shard.lock().users.is_empty())
+        );
     }
 }

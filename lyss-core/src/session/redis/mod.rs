@@ -103,11 +103,7 @@ impl RedisSessionStore {
         }
     }
 
-    async fn run(
-        &self,
-        invocation: &ScriptInvocation<'_>,
-        payload: usize,
-    ) -> Result<Vec<Value>> {
+    async fn run(&self, invocation: &ScriptInvocation<'_>, payload: usize) -> Result<Vec<Value>> {
         self.redis
             .script(invocation, payload)
             .await

@@ -87,7 +87,10 @@ async fn listed(store: &dyn SessionStore, user_id: &str) -> Vec<Session> {
 }
 
 async fn assert_conflict(store: &dyn SessionStore, key: &SessionKey, expected: Version) {
-    let error = store.append(key, &turn(&["x"]), expected).await.unwrap_err();
+    let error = store
+        .append(key, &turn(&["x"]), expected)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionConflict, "{error:?}");
 }
 
@@ -106,7 +109,10 @@ pub async fn create_returns_the_session_that_exists(store: &dyn SessionStore) {
     store.append(&key, &turn(&["a"]), 0).await.unwrap();
     let again = store.create(&key, metadata(2)).await.unwrap();
     assert_eq!(again.metadata, metadata(1));
-    assert_eq!((again.created_ms, again.message_count), (made.created_ms, 1));
+    assert_eq!(
+        (again.created_ms, again.message_count),
+        (made.created_ms, 1)
+    );
     assert_eq!(store.get(&key).await.unwrap(), Some(again));
 
     let key = fresh_key("s");
@@ -124,7 +130,11 @@ pub async fn a_missing_session_is_none(store: &dyn SessionStore) {
     assert!(listed(store, &key.user_id).await.is_empty());
     assert!(!store.delete(&key).await.unwrap());
     assert_conflict(store, &key, 1).await;
-    assert_eq!(store.get(&key).await.unwrap(), None, "a conflict makes nothing");
+    assert_eq!(
+        store.get(&key).await.unwrap(),
+        None,
+        "a conflict makes nothing"
+    );
 }
 
 /// Appending to no session at version 0 creates it; counts, positions and turns follow.
@@ -196,8 +206,15 @@ pub async fn racing_appends_lose_nothing(store: &dyn SessionStore) {
     assert_eq!(seqs, (1..=101).collect::<Vec<_>>());
     let texts = texts(&session);
     for (n, version) in versions.iter().enumerate() {
-        let at = texts.iter().position(|text| *text == format!("{n} question")).unwrap();
-        assert_eq!(texts[at + 1], format!("{n} answer"), "turns are not interleaved");
+        let at = texts
+            .iter()
+            .position(|text| *text == format!("{n} question"))
+            .unwrap();
+        assert_eq!(
+            texts[at + 1],
+            format!("{n} answer"),
+            "turns are not interleaved"
+        );
         assert_eq!(session.messages[at].turn, *version);
     }
 }
@@ -216,7 +233,11 @@ pub async fn the_same_turn_again_changes_nothing(store: &dyn SessionStore) {
     assert_eq!(store.append(&key, &second, 1).await.unwrap(), 2);
     assert_eq!(loaded(store, &key).await, before);
     let error = store.append(&key, &first, 0).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::SessionConflict, "only the last turn is known again");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::SessionConflict,
+        "only the last turn is known again"
+    );
 }
 
 /// A turn that was loaded before its session was deleted is refused, and the session stays deleted.
@@ -261,7 +282,10 @@ pub async fn delete_is_idempotent_and_complete(store: &dyn SessionStore) {
 /// A message comes back byte for byte: number formats, escapes, whitespace, unicode, a mebibyte.
 pub async fn bytes_come_back_equal(store: &dyn SessionStore) {
     let key = fresh_key("s");
-    let big = format!(r#"{{"role":"user","content":"{}"}}"#, "ä".repeat(512 * 1024));
+    let big = format!(
+        r#"{{"role":"user","content":"{}"}}"#,
+        "ä".repeat(512 * 1024)
+    );
     let messages = [
         r#"{"role":"user","content":"日本語 🦀 \u00e9 \ud83e\udd80"}"#,
         r#"{ "b" : 1.0 ,"a":1E+2, "n": 12345678901234567890123 ,  "b2":-0 }"#,
@@ -271,14 +295,19 @@ pub async fn bytes_come_back_equal(store: &dyn SessionStore) {
         big.as_str(),
     ];
     let mut turn = turn(&messages);
-    let system = Bytes::from_static("[ {\"role\":\"system\",\"content\":\"é\\u0000\"} ]".as_bytes());
+    let system =
+        Bytes::from_static("[ {\"role\":\"system\",\"content\":\"é\\u0000\"} ]".as_bytes());
     turn.system = Some(system.clone());
     store.append(&key, &turn, 0).await.unwrap();
     let session = loaded(store, &key).await;
     assert_eq!(session.system, Some(system));
     assert_eq!(session.messages.len(), messages.len());
     for (stored, sent) in session.messages.iter().zip(messages) {
-        assert!(stored.json == sent.as_bytes(), "{:.60} came back changed", sent);
+        assert!(
+            stored.json == sent.as_bytes(),
+            "{:.60} came back changed",
+            sent
+        );
     }
     let page = store.messages(&key, 0, 100).await.unwrap().unwrap();
     assert_eq!(page, session.messages);
@@ -288,9 +317,45 @@ pub async fn bytes_come_back_equal(store: &dyn SessionStore) {
 pub async fn hostile_ids_are_data(store: &dyn SessionStore) {
     let long = "ж".repeat(128);
     let ids = [
-        "a:b", "../x", "..", "/", "{}", "{a}b", "}", "*", "a*", "?", "[a-z]", "%", "_", "a%b", "'", "\"", "`", "\\", "'; --",
-        "$1", "a b", " ", " a", "a ", "A", "a", "é", "e\u{301}", "日本", "🦀", "\u{feff}", "\u{202e}", "%00", "+inf", "(1",
-        "-", "a.b", "lyss:s:{x}:h", &long,
+        "a:b",
+        "../x",
+        "..",
+        "/",
+        "{}",
+        "{a}b",
+        "}",
+        "*",
+        "a*",
+        "?",
+        "[a-z]",
+        "%",
+        "_",
+        "a%b",
+        "'",
+        "\"",
+        "`",
+        "\\",
+        "'; --",
+        "$1",
+        "a b",
+        " ",
+        " a",
+        "a ",
+        "A",
+        "a",
+        "é",
+        "e\u{301}",
+        "日本",
+        "🦀",
+        "\u{feff}",
+        "\u{202e}",
+        "%00",
+        "+inf",
+        "(1",
+        "-",
+        "a.b",
+        "lyss:s:{x}:h",
+        &long,
     ];
     let user = fresh_key("").user_id;
     let key = |id: &str| SessionKey {
@@ -298,18 +363,30 @@ pub async fn hostile_ids_are_data(store: &dyn SessionStore) {
         id: id.to_owned(),
     };
     for id in ids {
-        assert_eq!(store.append(&key(id), &turn(&[id]), 0).await.unwrap(), 1, "{id:?} is new");
+        assert_eq!(
+            store.append(&key(id), &turn(&[id]), 0).await.unwrap(),
+            1,
+            "{id:?} is new"
+        );
     }
     for id in ids {
         let session = loaded(store, &key(id)).await;
         assert_eq!(session.session.id, id);
         assert_eq!(texts(&session), [id]);
     }
-    let found: HashSet<_> = listed(store, &user).await.into_iter().map(|one| one.id).collect();
+    let found: HashSet<_> = listed(store, &user)
+        .await
+        .into_iter()
+        .map(|one| one.id)
+        .collect();
     assert_eq!(found, ids.iter().map(|id| (*id).to_owned()).collect());
     assert!(store.delete(&key("*")).await.unwrap());
     assert!(store.delete(&key("%")).await.unwrap());
-    assert_eq!(listed(store, &user).await.len(), ids.len() - 2, "patterns match nothing");
+    assert_eq!(
+        listed(store, &user).await.len(),
+        ids.len() - 2,
+        "patterns match nothing"
+    );
 
     // The same characters, cut elsewhere into user and id.
     let cuts = ["a:b:c", "a.b.c", "a/b/c", "a}b{c", "YQ.Yg.Yw"];
@@ -390,7 +467,10 @@ pub async fn listing_pages_in_order(store: &dyn SessionStore) {
         id: last.id.clone(),
     };
     store.delete(&gone).await.unwrap();
-    let rest = store.list(&user, page.next_cursor.as_deref(), 100).await.unwrap();
+    let rest = store
+        .list(&user, page.next_cursor.as_deref(), 100)
+        .await
+        .unwrap();
     assert_eq!(rest.sessions, all[3..]);
 }
 
@@ -409,19 +489,21 @@ pub async fn messages_are_paged(store: &dyn SessionStore) {
     let key = fresh_key("s");
     let filling = "x".repeat(100_000);
     for n in 0..15_u64 {
-        let texts: Vec<_> = (1..=3).map(|m| format!("{} {filling}", n * 3 + m)).collect();
+        let texts: Vec<_> = (1..=3)
+            .map(|m| format!("{} {filling}", n * 3 + m))
+            .collect();
         let texts: Vec<_> = texts.iter().map(String::as_str).collect();
         store.append(&key, &turn(&texts), n).await.unwrap();
     }
     for (after, limit, expected) in [
-        (0, 0, 1..=0),
-        (0, 1, 1..=1),
-        (0, 45, 1..=45),
-        (0, usize::MAX, 1..=45),
-        (10, 5, 11..=15),
-        (44, 9, 45..=45),
-        (45, 9, 1..=0),
-        (u64::MAX, usize::MAX, 1..=0),
+        (0, 0, 1..1),
+        (0, 1, 1..2),
+        (0, 45, 1..46),
+        (0, usize::MAX, 1..46),
+        (10, 5, 11..16),
+        (44, 9, 45..46),
+        (45, 9, 1..1),
+        (u64::MAX, usize::MAX, 1..1),
     ] {
         let page = store.messages(&key, after, limit).await.unwrap().unwrap();
         let seqs: Vec<_> = page.iter().map(|message| message.seq).collect();
@@ -433,7 +515,11 @@ pub async fn messages_are_paged(store: &dyn SessionStore) {
         }
     }
     let session = loaded(store, &key).await;
-    assert_eq!(session.messages.len(), 45, "a load reads all of a long session");
+    assert_eq!(
+        session.messages.len(),
+        45,
+        "a load reads all of a long session"
+    );
 }
 
 /// `system: None` leaves the prompt, `Some` replaces it; it counts as no message.
@@ -495,7 +581,12 @@ pub async fn sessions_end_and_use_renews_them(store: &dyn SessionStore, life: Du
     let error = store.append(unused, &turn(&["b"]), 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionConflict);
     for key in [load, create, append] {
-        assert_eq!(listed(store, &key.user_id).await.len(), 1, "{} is listed", key.id);
+        assert_eq!(
+            listed(store, &key.user_id).await.len(),
+            1,
+            "{} is listed",
+            key.id
+        );
     }
     // What has ended does not come back with its id.
     assert_eq!(store.append(unused, &first, 0).await.unwrap(), 1);
