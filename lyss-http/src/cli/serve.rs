@@ -35,11 +35,14 @@ pub(super) fn run(global: &Global) -> Outcome {
         .load(&env)
         .map_err(|found| Failure::diagnostics(&found))?;
     logging::start(&loaded.config.monitoring.log);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(Failure::outside)?
-        .block_on(run_async(global, env, loaded))
+        .map_err(Failure::outside)?;
+    let outcome = runtime.block_on(run_async(global, env, loaded));
+    // A blocking call that hangs (a name lookup, a dead disk) must not keep the process after its end.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
 }
 
 async fn run_async(global: &Global, env: Env, loaded: Loaded) -> Outcome {
@@ -74,7 +77,7 @@ async fn run_async(global: &Global, env: Env, loaded: Loaded) -> Outcome {
         },
     );
     let mut server = tokio::spawn(serve(listener, router, options, shutdown.clone()));
-    announce(&config, address, &engine).await;
+    announce(global, &config, address, &engine).await;
 
     let mut watch = watch(global, &env, &loaded);
     let begun = loop {
@@ -156,7 +159,8 @@ fn report(loaded: &Loaded) {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    for key in loaded.config.not_yet_in_force() {
+    let idle = loaded.config.not_yet_in_force();
+    for key in idle.iter().filter(|key| *key != "monitoring.jaeger") {
         tracing::warn!(key, "accepted, without effect in this version");
     }
     if let Some(jaeger) = &loaded.config.monitoring.jaeger {
@@ -167,7 +171,7 @@ fn report(loaded: &Loaded) {
     }
 }
 
-async fn announce(config: &Config, address: SocketAddr, engine: &Engine) {
+async fn announce(global: &Global, config: &Config, address: SocketAddr, engine: &Engine) {
     let providers = engine.providers();
     tracing::info!(%address, providers = providers.len(), "listening");
     if config.monitoring.log.format == LogFormat::Text {
@@ -179,8 +183,19 @@ async fn announce(config: &Config, address: SocketAddr, engine: &Engine) {
         && config.auth.admin_key.is_none()
         && !has_keys(config, engine).await
     {
-        let message = "calls need an API key and there is none yet; make the first one: lyss keys create --user NAME --admin";
-        tracing::warn!("{message}");
+        let mut command = "lyss keys create --user NAME --admin".to_owned();
+        // The key has to land in the database that this process reads.
+        for (flag, path) in [
+            ("--config", &global.config),
+            ("--data-dir", &global.data_dir),
+        ] {
+            if let Some(path) = path {
+                command.push_str(&format!(" {flag} {}", path.display()));
+            }
+        }
+        tracing::warn!(
+            "calls need an API key and there is none yet; make the first one: {command}"
+        );
     }
 }
 
