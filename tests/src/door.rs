@@ -223,8 +223,9 @@ impl RustDoor {
                 let messages = gateway.session_messages(context, &step.id, 0, 100).await?;
                 let data: Vec<Value> = messages
                     .iter()
-                    .map(|message| {
-                        serde_json::from_slice(&message.json).expect("a message is JSON")
+                    .map(|stored| {
+                        let message: Value = serde_json::from_slice(&stored.json).expect("JSON");
+                        json!({"seq": stored.seq, "turn": stored.turn, "message": message})
                     })
                     .collect();
                 json!({"status": 200, "body": {"data": data}})

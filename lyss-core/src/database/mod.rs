@@ -24,7 +24,10 @@ use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    config::{DataConfig, Driver, SqliteSource},
+};
 
 /// How long a call waits for a connection, establishing one included.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -52,6 +55,48 @@ pub enum DatabaseSource {
     PostgresUrl(SecretString),
     /// A SQLite file; made if it is missing, with its directory.
     Sqlite(PathBuf),
+}
+
+impl DatabaseSource {
+    /// The database that a configuration names.
+    ///
+    /// # Errors
+    /// `invalid_value` for a source that cannot be read, and for SQLite in memory: keys and log rows would end with the
+    /// process.
+    pub fn from_config(data: &DataConfig) -> Result<Self> {
+        let wrong = |why: String| {
+            Error::invalid(
+                "data.database.source",
+                format!("data.database.source: {why}"),
+            )
+        };
+        match data.database.driver {
+            Driver::Postgres => {
+                let source = data
+                    .database
+                    .postgres_source()
+                    .map_err(|error| wrong(error.to_string()))?;
+                Ok(Self::Postgres {
+                    host: source.host,
+                    port: source.port,
+                    user: source.user,
+                    password: source
+                        .password
+                        .as_ref()
+                        .map_or("", |password| password.expose())
+                        .into(),
+                    dbname: source.dbname,
+                    sslmode: source.sslmode.as_str().to_owned(),
+                })
+            }
+            Driver::Sqlite => match data.sqlite_source() {
+                SqliteSource::File(path) => Ok(Self::Sqlite(path)),
+                SqliteSource::Memory => Err(wrong(
+                    "a database in memory ends with the process; name a file".into(),
+                )),
+            },
+        }
+    }
 }
 
 /// A database. Clones share the connections.

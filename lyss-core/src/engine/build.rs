@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Auth, Engine, Inner, ProviderSummary, Settings, Sources, upkeep};
+use super::{Auth, Engine, Inner, Settings, Sources, upkeep};
 use crate::{
     admission::{KeyHasher, KeyRing, KeyStore, RingTimes, load_or_create_pepper},
     balance::BalancerFactory,
     billing::{Ledger, LedgerOptions},
-    config::{AuthMode, Config, Driver, ProviderConfig, SqliteSource, StoreKind},
+    config::{AuthMode, Config, ProviderConfig, StoreKind},
     database::{Database, DatabaseSource},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     gateway::RoutingRule,
     provider::{
         ProviderSpec,
@@ -102,7 +102,10 @@ impl EngineBuilder {
         if config.embedded {
             find_ollama(&mut config).await;
         }
-        let database = open_database(&config)?;
+        let database = Database::open(
+            DatabaseSource::from_config(&config.data)?,
+            config.data.database.max_connections,
+        )?;
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         if config.data.database.auto_migrate {
             upkeep::migrate_first(&database, &tasks, &cancel).await;
@@ -233,38 +236,6 @@ fn settings(config: Config) -> Result<Settings> {
         auto_create_sessions: config.session.auto_create,
         config,
     })
-}
-
-fn open_database(config: &Config) -> Result<Database> {
-    let database = &config.data.database;
-    let source = match database.driver {
-        Driver::Postgres => {
-            let source = database.postgres_source()?;
-            DatabaseSource::Postgres {
-                host: source.host,
-                port: source.port,
-                user: source.user,
-                password: SecretString::from(
-                    source
-                        .password
-                        .as_ref()
-                        .map_or("", |password| password.expose()),
-                ),
-                dbname: source.dbname,
-                sslmode: source.sslmode.as_str().to_owned(),
-            }
-        }
-        Driver::Sqlite => match config.data.sqlite_source() {
-            SqliteSource::File(path) => DatabaseSource::Sqlite(path),
-            SqliteSource::Memory => {
-                return Err(Error::invalid(
-                    "data.database.source",
-                    "a database in memory would forget keys and log rows with the process; name a file",
-                ));
-            }
-        },
-    };
-    Database::open(source, database.max_connections)
 }
 
 #[cfg(feature = "redis")]
@@ -455,39 +426,6 @@ fn accounts_of(
         .collect()
 }
 
-/// The providers as they are shown at start: those in use with their models, those that are off with the reason.
-pub(super) fn summaries(inner: &Inner) -> Vec<ProviderSummary> {
-    let settings = inner.settings();
-    let table = inner.table();
-    settings
-        .config
-        .providers
-        .iter()
-        .map(|(id, provider)| {
-            let mut models: Vec<String> = provider.models.keys().cloned().collect();
-            if let Some(account) = table
-                .providers()
-                .get(id.as_str())
-                .and_then(|accounts| accounts.first())
-            {
-                models.extend(
-                    account
-                        .models
-                        .load()
-                        .iter()
-                        .map(|model| format!("{id}/{}", model.id)),
-                );
-            }
-            ProviderSummary {
-                id: id.clone(),
-                kind: provider.kind.clone().unwrap_or_else(|| id.clone()),
-                models,
-                note: provider.disabled.clone(),
-            }
-        })
-        .collect()
-}
-
 /// Looks for a local Ollama, which needs no key (contract section 3).
 async fn find_ollama(config: &mut Config) {
     const ADDRESS: &str = "127.0.0.1:11434";
@@ -508,11 +446,5 @@ async fn find_ollama(config: &mut Config) {
                 ..Default::default()
             },
         );
-    }
-}
-
-impl From<crate::config::DsnError> for Error {
-    fn from(error: crate::config::DsnError) -> Self {
-        Self::new(ErrorKind::InvalidValue, error.to_string()).with_param("data.database.source")
     }
 }

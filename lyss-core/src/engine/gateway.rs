@@ -330,7 +330,7 @@ impl Engine {
 
     /// Every model by the name to ask for: those with a route of their own, then what providers list, bare where the
     /// bare name leads to that provider and as `provider/model` otherwise.
-    fn all_models(&self) -> BTreeMap<String, Model> {
+    pub(super) fn all_models(&self) -> BTreeMap<String, Model> {
         let table = self.0.table();
         let mut models = BTreeMap::new();
         for account in table.accounts() {

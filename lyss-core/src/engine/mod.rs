@@ -22,7 +22,7 @@ pub use build::EngineBuilder;
 use crate::{
     admission::KeyRing,
     billing::Ledger,
-    config::{AuthMode, Config, RetryOn},
+    config::{AuthMode, Config, ProviderConfig, RetryOn},
     database::Database,
     error::Result,
     gateway::RoutingRule,
@@ -185,7 +185,19 @@ impl Engine {
 
     /// The providers, by id.
     pub fn providers(&self) -> Vec<ProviderSummary> {
-        build::summaries(&self.0)
+        let models = self.all_models();
+        let settings = self.0.settings();
+        let summary = |(id, provider): (&String, &ProviderConfig)| ProviderSummary {
+            id: id.clone(),
+            kind: provider.kind.clone().unwrap_or_else(|| id.clone()),
+            models: models
+                .values()
+                .filter(|model| model.provider == *id)
+                .map(|model| model.id.clone())
+                .collect(),
+            note: provider.disabled.clone(),
+        };
+        settings.config.providers.iter().map(summary).collect()
     }
 
     /// The database, for administration beside the running engine.

@@ -150,7 +150,8 @@ impl Provider for Simulated {
         Ok(["echo", "embed"]
             .map(|name| Model {
                 owned_by: LABEL.into(),
-                ..Model::new(name, &*self.id)
+                // By their full name: bare, they would be asked of the default provider.
+                ..Model::new(format!("{}/{name}", self.id), &*self.id)
             })
             .into())
     }
