@@ -87,6 +87,13 @@ mod tests {
         assert_eq!(picks, [0, 1, 0, 0, 1, 0]);
     }
 
+    #[test]
+    fn keeps_the_promises() {
+        use crate::testing::conformance::load_balancer::{Claim, all};
+        let factory = crate::balance::builtin("weighted_round_robin").unwrap();
+        all(&factory, Claim::ExactShares);
+    }
+
     proptest! {
         #[test]
         fn exact_over_every_full_cycle(weights in prop::collection::vec(0_u32..20, 1..6), cycles in 1_usize..4) {

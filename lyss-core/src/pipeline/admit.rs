@@ -52,7 +52,7 @@ pub(crate) async fn admit(
     row.client_request_id.clone_from(&context.client_request_id);
     row.user_id = principal.user_id.clone().unwrap_or_default();
     row.api_key_id.clone_from(&principal.api_key_id);
-    let mut record = Record::new(Arc::clone(inner), context.started, row);
+    let mut record = Record::new(Arc::clone(inner), context.request_id, context.started, row);
     let allowed = may(inner, &principal, &asked);
     if let Err(error) = allowed {
         record.end(Some(&error));

@@ -32,6 +32,7 @@ use crate::{
 /// The one row of a request in the making.
 pub(crate) struct Record {
     inner: Arc<Inner>,
+    id: RequestId,
     started: Instant,
     row: LogRow,
     entry: Option<Entry>,
@@ -44,10 +45,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub fn new(inner: Arc<Inner>, started: Instant, row: LogRow) -> Self {
+    pub fn new(inner: Arc<Inner>, id: RequestId, started: Instant, row: LogRow) -> Self {
         inner.entered();
         Self {
             inner,
+            id,
             started,
             row,
             entry: None,
@@ -69,7 +71,7 @@ impl Record {
     }
 
     pub fn request_id(&self) -> RequestId {
-        RequestId::parse(&self.row.request_id).unwrap_or_default()
+        self.id
     }
 
     pub fn attempts(&self) -> u32 {
@@ -111,7 +113,7 @@ impl Record {
     }
 
     fn row_ms(&self, after: Duration) -> String {
-        rfc3339(self.request_id().unix_ms() + i64::try_from(after.as_millis()).unwrap_or(0))
+        rfc3339(self.id.unix_ms() + i64::try_from(after.as_millis()).unwrap_or(0))
     }
 
     /// Notes how an attempt ended: with an answer, or a stream's first chunk.

@@ -1,4 +1,5 @@
 //! One module for each trait.
 
+pub mod load_balancer;
 pub mod provider;
 pub mod session_store;
