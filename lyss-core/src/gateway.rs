@@ -17,6 +17,16 @@ use crate::{
 /// Dropping a call's future, or its stream, cancels it; what it used is still recorded, once.
 #[async_trait]
 pub trait Gateway: Send + Sync + 'static {
+    /// Checks the caller's credential, before a body is read for somebody who may not call. What it finds is kept in the
+    /// context; the other calls check for themselves if it was not called.
+    ///
+    /// # Errors
+    /// `missing_api_key`, `invalid_api_key`, `expired_api_key`, `auth_store_unavailable`.
+    async fn authenticate(&self, context: &mut CallContext) -> Result<()> {
+        let _ = context;
+        Ok(())
+    }
+
     /// A complete chat answer.
     ///
     /// # Cancellation

@@ -256,7 +256,7 @@ mod tests {
         match context.credential {
             Credential::Key(key) => Some(key.expose_secret().to_owned()),
             Credential::Anonymous => None,
-            Credential::Process => panic!("HTTP callers are never the process"),
+            other => panic!("HTTP callers are not {other:?}"),
         }
     }
 

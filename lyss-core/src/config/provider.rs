@@ -154,7 +154,7 @@ impl Section for ProviderConfig {
             &mut self.headers,
         );
         r.integer("weight", 0..=10_000, &mut self.weight);
-        r.secret_url("proxy", &["http", "https", "socks5"], &mut self.proxy);
+        r.secret_url("proxy", &["http"], &mut self.proxy);
         r.integer("max_concurrent", 1..=1_000_000, &mut self.max_concurrent);
         r.free_form(
             "options",

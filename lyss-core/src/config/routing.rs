@@ -129,7 +129,7 @@ impl RetryOn {
             "first_chunk_timeout" => Ok(Self::FirstChunkTimeout),
             "5xx" => Ok(Self::ServerErrors),
             _ => match text.parse() {
-                Ok(status @ (408 | 409 | 425 | 429 | 500..=599)) => Ok(Self::Status(status)),
+                Ok(status @ (408 | 429 | 500..=599)) => Ok(Self::Status(status)),
                 Ok(400..=499) => Err("would fail again on a retry".to_owned()),
                 _ => Err("is not known".to_owned()),
             },
@@ -226,7 +226,7 @@ impl Section for RoutingConfig {
         );
         r.items(
             "retry_on",
-            "connect, first_chunk_timeout, 5xx, 408, 409, 425, 429 or a status from 500 to 599",
+            "connect, first_chunk_timeout, 5xx, 408, 429 or a status from 500 to 599",
             RetryOn::parse,
             &mut self.retry_on,
         );

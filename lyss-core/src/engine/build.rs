@@ -46,7 +46,7 @@ pub(super) type RedisPing = std::convert::Infallible;
 pub(super) struct Configured {
     pub accounts: HashMap<Arc<str>, Vec<Arc<Account>>>,
     pub rules: Vec<RoutingRule>,
-    pub named_models: Vec<(String, Arc<str>, String)>,
+    pub named_models: Vec<RoutingRule>,
     pub default_provider: Option<Arc<str>>,
     pub balancer: BalancerFactory,
 }
@@ -102,11 +102,14 @@ impl EngineBuilder {
         if config.embedded {
             find_ollama(&mut config).await;
         }
+        let loopback = config.listens_on_loopback_only();
         let database = Database::open(
             DatabaseSource::from_config(&config.data)?,
             config.data.database.max_connections,
         )?;
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        // What has been started ends with a start that fails.
+        let started = cancel.clone().drop_guard();
         if config.data.database.auto_migrate {
             upkeep::migrate_first(&database, &tasks, &cancel).await;
         }
@@ -128,7 +131,7 @@ impl EngineBuilder {
         let keys = KeyRing::start(store, RingTimes::default()).await;
         let balancer = balancer(&balancers, &config.routing.load_balancer)?;
         let configured = configured(&config, &registry, balancer, None)?;
-        let table = Table::build(parts(&configured, Vec::new()), None);
+        let table = Table::build(&parts(&configured, Vec::new()), None);
         let inner = Arc::new(Inner {
             metrics: Metrics::default(),
             ledger,
@@ -137,7 +140,8 @@ impl EngineBuilder {
             keys,
             redis,
             table: ArcSwap::from_pointee(table),
-            settings: ArcSwap::from_pointee(settings(config)?),
+            settings: ArcSwap::from_pointee(settings(config, loopback)?),
+            loopback,
             sources: Mutex::new(Sources {
                 stored_rules: Vec::new(),
                 configured,
@@ -147,13 +151,15 @@ impl EngineBuilder {
             balancers,
             draining: AtomicBool::new(false),
             in_flight: AtomicI64::new(0),
+            rules_loaded: AtomicBool::new(false),
             database_up: AtomicBool::new(true),
             redis_up: AtomicBool::new(true),
             tasks,
             cancel,
         });
         let engine = Engine(inner);
-        upkeep::start(&engine);
+        started.disarm();
+        upkeep::start(&engine).await;
         Ok(engine)
     }
 }
@@ -168,12 +174,13 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
         accounts: &sources.configured.accounts,
     };
     let configured = configured(&config, &inner.registry, balancer, Some(&kept))?;
-    let settings = settings(config)?;
+    let settings = settings(config, inner.loopback)?;
+    let same_strategy = old.config.routing.load_balancer == settings.config.routing.load_balancer;
     sources.checks.cancel();
     sources.checks = CancellationToken::new();
     sources.configured = configured;
     inner.settings.store(Arc::new(settings));
-    inner.rebuild(&sources);
+    inner.rebuild(&sources, same_strategy);
     let accounts = sources
         .configured
         .accounts
@@ -209,8 +216,20 @@ fn balancer(own: &Balancers, name: &str) -> Result<BalancerFactory> {
         })
 }
 
-fn settings(config: Config) -> Result<Settings> {
-    let mode = config.auth_mode();
+/// `loopback`: whether the listeners that are open can be reached from this machine only. A reload does not move them,
+/// so it must not open what they guard.
+fn settings(config: Config, loopback: bool) -> Result<Settings> {
+    let mode = match config.auth.mode {
+        Some(AuthMode::None) if !loopback && !config.auth.allow_anonymous => {
+            return Err(Error::invalid(
+                "auth.mode",
+                "`none` on an address that others can reach needs `auth.allow_anonymous: true`",
+            ));
+        }
+        Some(mode) => mode,
+        None if loopback => AuthMode::None,
+        None => AuthMode::Keys,
+    };
     let default_user = match (&config.auth.default_user, mode) {
         (Some(user), _) => Some(user.as_str()),
         (None, AuthMode::None) => Some("local"),
@@ -226,7 +245,7 @@ fn settings(config: Config) -> Result<Settings> {
         default_user: default_user
             .filter(|_| !config.auth.require_user_id)
             .map(Arc::from),
-        loopback: config.listens_on_loopback_only(),
+        loopback,
     };
     Ok(Settings {
         auth,
@@ -309,6 +328,16 @@ fn configured(
 ) -> Result<Configured> {
     let mut accounts = HashMap::new();
     let mut named_models = Vec::new();
+    let timing = |config: &Config| {
+        let routing = &config.routing;
+        (
+            routing.timeout,
+            routing.connect_timeout,
+            routing.first_chunk_timeout,
+            routing.stream_idle_timeout,
+            routing.stream_total_timeout,
+        )
+    };
     for (id, provider) in config
         .providers
         .iter()
@@ -317,14 +346,23 @@ fn configured(
         let id: Arc<str> = id.as_str().into();
         let same = kept.filter(|kept| {
             kept.config.providers.get(&*id) == Some(provider)
-                && kept.config.routing == config.routing
+                && timing(kept.config) == timing(config)
         });
         let own = match same.and_then(|kept| kept.accounts.get(&id)) {
             Some(accounts) => accounts.clone(),
             None => accounts_of(&id, provider, config, registry)?,
         };
         for (public, upstream) in &provider.models {
-            named_models.push((public.clone(), Arc::clone(&id), upstream.clone()));
+            named_models.push(RoutingRule {
+                id: None,
+                model_name: public.clone(),
+                provider_id: id.to_string(),
+                priority: 1,
+                weight: provider.weight,
+                max_rps: None,
+                is_enabled: true,
+                upstream_model: Some(upstream.clone()),
+            });
         }
         accounts.insert(id, own);
     }

@@ -21,9 +21,9 @@ use crate::{
     pipeline,
     resilience::health::Away,
     types::{
-        CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, Model, Principal, Session, SessionKey, StoredMessage, chat::MAX_NAME,
-        session::SessionPage,
+        CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
+        EmbeddingResponse, LogRow, Model, Principal, Session, SessionKey, StoredMessage,
+        chat::MAX_NAME, session::SessionPage,
     },
 };
 
@@ -32,6 +32,14 @@ const METADATA_MOST: usize = 16 * 1024;
 
 #[async_trait]
 impl Gateway for Engine {
+    async fn authenticate(&self, context: &mut CallContext) -> Result<()> {
+        let caller = pipeline::authenticate(&self.0, &context.credential)
+            .await
+            .inspect_err(|error| self.0.metrics.refused(error.code()))?;
+        context.credential = Credential::Established(caller);
+        Ok(())
+    }
+
     async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse> {
         let inner = Arc::clone(&self.0);
         self.outlive(move |gone| pipeline::chat(inner, context, request, gone))
@@ -204,14 +212,15 @@ impl Gateway for Engine {
             ));
         }
         let rule = self.0.database.put_rule(&rule).await?;
-        self.use_stored_rules_now().await?;
+        self.use_stored_rules_now().await;
         Ok(rule)
     }
 
     async fn delete_routing_rule(&self, context: CallContext, id: i64) -> Result<()> {
         self.admin(&context).await?;
         self.0.database.delete_rule(id).await?;
-        self.use_stored_rules_now().await
+        self.use_stored_rules_now().await;
+        Ok(())
     }
 
     async fn health(&self) -> Health {
@@ -247,6 +256,9 @@ impl Gateway for Engine {
         if !self.0.keys_usable() {
             ready = false;
             degraded.push("API keys are not loaded yet".to_owned());
+        }
+        if !self.0.rules_loaded.load(Relaxed) {
+            degraded.push("the routing rules of the database are not loaded yet".to_owned());
         }
         if !self.0.database_up.load(Relaxed) {
             degraded.push("database".to_owned());
@@ -285,6 +297,7 @@ impl Engine {
         let gone = Arc::new(AtomicBool::new(false));
         let call = call(Arc::clone(&gone));
         let (mut sender, receiver) = oneshot::channel();
+        let cancel = self.0.cancel.clone();
         self.0.tasks.spawn(async move {
             let outcome = tokio::select! {
                 outcome = call => outcome,
@@ -293,6 +306,8 @@ impl Engine {
                     gone.store(true, Relaxed);
                     tokio::time::sleep(DRAIN_UNARY).await;
                 } => return,
+                // The grace of a shutdown is over: dropping the call settles it.
+                () = cancel.cancelled() => return,
             };
             // Nobody waits any more: the row says so.
             let _ = sender.send(outcome);
@@ -300,7 +315,7 @@ impl Engine {
         receiver.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Internal,
-                "the call ended unexpectedly; it is logged",
+                "the call was ended by the gateway; it is logged",
             ))
         })
     }
@@ -322,10 +337,12 @@ impl Engine {
         }
     }
 
-    async fn use_stored_rules_now(&self) -> Result<()> {
-        let rules = self.0.database.list_rules().await?;
-        self.0.use_stored_rules(rules);
-        Ok(())
+    /// Puts a change of the rules into force here at once. It is stored already: if it cannot be read back now, the
+    /// next look at the table will see it.
+    async fn use_stored_rules_now(&self) {
+        if let Ok(rules) = self.0.database.list_rules().await {
+            self.0.use_stored_rules(rules);
+        }
     }
 
     /// Every model by the name to ask for: those with a route of their own, then what providers list, bare where the

@@ -75,6 +75,10 @@ pub(crate) struct Inner {
     balancers: build::Balancers,
     draining: AtomicBool,
     in_flight: AtomicI64,
+    /// Whether the listeners the engine was started for can be reached from this machine only.
+    loopback: bool,
+    /// Whether the rules of the database have been read.
+    rules_loaded: AtomicBool,
     database_up: AtomicBool,
     redis_up: AtomicBool,
     tasks: TaskTracker,
@@ -229,6 +233,11 @@ impl Inner {
         self.in_flight.load(Relaxed) > self.settings.load().max_in_flight
     }
 
+    /// Where work goes that outlives its caller.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// A call has come.
     pub fn entered(&self) {
         self.in_flight.fetch_add(1, Relaxed);
@@ -241,17 +250,34 @@ impl Inner {
         self.metrics.in_flight(-1);
     }
 
+    /// Whether one of a provider's accounts answers.
+    pub fn is_up(&self, provider: &str) -> bool {
+        let table = self.table.load();
+        let accounts = table.providers().get(provider);
+        accounts.is_none_or(|accounts| accounts.iter().any(|account| account.health.answers()))
+    }
+
     /// Takes over rules of the database.
     pub fn use_stored_rules(&self, rules: Vec<RoutingRule>) {
         let mut sources = self.sources.lock();
         sources.stored_rules = rules;
-        self.rebuild(&sources);
+        self.rebuild(&sources, true);
+        self.rules_loaded.store(true, Relaxed);
     }
 
-    /// Builds the table anew from what is known now.
-    fn rebuild(&self, sources: &Sources) {
+    /// Builds the table anew from what is known now. Shares go on where they were, unless the strategy is another.
+    fn rebuild(&self, sources: &Sources, same_strategy: bool) {
         let parts = build::parts(&sources.configured, sources.stored_rules.clone());
-        let table = Table::build(parts, Some(&self.table.load()));
+        let old = self.table.load();
+        let table = Table::build(&parts, same_strategy.then_some(&old));
         self.table.store(Arc::new(table));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // An engine that is dropped without `shutdown` still ends its tasks.
+        self.cancel.cancel();
+        self.sources.get_mut().checks.cancel();
     }
 }

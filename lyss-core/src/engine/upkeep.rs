@@ -24,7 +24,7 @@ const SWEEP: Duration = Duration::from_secs(600);
 const START_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Starts the tasks that live as long as the engine.
-pub(super) fn start(engine: &Engine) {
+pub(super) async fn start(engine: &Engine) {
     let inner = &engine.0;
     let weak = Arc::downgrade(inner);
     inner.tasks.spawn(routing::watch_rules(
@@ -41,6 +41,17 @@ pub(super) fn start(engine: &Engine) {
     ));
     inner.tasks.spawn(sweep(weak.clone(), inner.cancel.clone()));
     inner.tasks.spawn(ping(weak, inner.cancel.clone()));
+    start_checks(inner);
+    // Usually there at once; a call must not be routed by seeds that the table overrules.
+    let rules = async {
+        while !inner.rules_loaded.load(Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = tokio::time::timeout(START_PATIENCE, rules).await;
+}
+
+fn start_checks(inner: &Arc<Inner>) {
     let sources = inner.sources.lock();
     let accounts = sources
         .configured
@@ -66,7 +77,9 @@ pub(super) fn check_accounts(
         healthy_after: config.healthy_after,
     };
     for account in accounts {
-        inner.metrics.provider_up(&account.id, true);
+        inner
+            .metrics
+            .provider_up(&account.id, inner.is_up(&account.id));
         inner
             .tasks
             .spawn(list_models(Arc::clone(&account), cancel.clone()));
@@ -76,13 +89,14 @@ pub(super) fn check_accounts(
         let (weak, id) = (Arc::downgrade(inner), Arc::clone(&account.id));
         let report = move |up: bool, error: Option<&crate::Error>| {
             match error {
+                _ if up => tracing::info!(provider = %id, "the provider answers again"),
                 Some(error) => {
                     tracing::warn!(provider = %id, %error, "the provider does not answer")
                 }
-                None => tracing::info!(provider = %id, "the provider answers again"),
+                None => {}
             }
             if let Some(inner) = weak.upgrade() {
-                inner.metrics.provider_up(&id, up);
+                inner.metrics.provider_up(&id, inner.is_up(&id));
             }
         };
         let (provider, state) = (Arc::clone(&account.provider), Arc::clone(&account.health));

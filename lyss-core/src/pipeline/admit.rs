@@ -11,7 +11,7 @@ use crate::{
     config::AuthMode,
     engine::Inner,
     error::{Error, ErrorKind, Result},
-    types::{CallContext, ChatRequest, Credential, LogRow, Principal, log::Purpose},
+    types::{CallContext, ChatRequest, Credential, LogRow, Principal, call::Caller, log::Purpose},
 };
 
 /// What a request asks for, as far as admission cares.
@@ -100,31 +100,45 @@ pub(crate) async fn identify(
     user_id: Option<&str>,
     user: Option<&str>,
 ) -> Result<Principal> {
+    let caller = authenticate(inner, &context.credential).await?;
+    let settings = inner.settings();
+    let default_user = &settings.auth.default_user;
+    let named = user_id.or(context.user_id.as_deref());
+    match caller {
+        Caller::Key(record) => of_key(&record, named, user, default_user),
+        Caller::Anyone { admin } => Ok(Principal {
+            user_id: named
+                .or(user)
+                .map(Arc::from)
+                .or_else(|| default_user.clone()),
+            api_key_id: None,
+            admin,
+            models: None,
+        }),
+    }
+}
+
+/// Checks what a caller presents. Needs nothing of the request itself, so a door can do it before it reads a body.
+///
+/// # Errors
+/// `missing_api_key`, `invalid_api_key`, `expired_api_key`, `auth_store_unavailable`.
+pub(crate) async fn authenticate(inner: &Inner, credential: &Credential) -> Result<Caller> {
     let settings = inner.settings().clone();
     let auth = &settings.auth;
-    let named = user_id.or(context.user_id.as_deref());
-    let anyone = |admin| Principal {
-        user_id: named
-            .or(user)
-            .map(Arc::from)
-            .or_else(|| auth.default_user.clone()),
-        api_key_id: None,
-        admin,
-        models: None,
-    };
-    let key = match &context.credential {
-        Credential::Process => return Ok(anyone(true)),
+    let key = match credential {
+        Credential::Established(caller) => return Ok(caller.clone()),
+        Credential::Process => return Ok(Caller::Anyone { admin: true }),
         Credential::Anonymous => None,
         Credential::Key(key) => Some(key.expose_secret()),
     };
     if let (Some(key), Some(admin_key)) = (key, &auth.admin_key)
         && bool::from(key.as_bytes().ct_eq(admin_key.expose_secret().as_bytes()))
     {
-        return Ok(anyone(true));
+        return Ok(Caller::Anyone { admin: true });
     }
     if let Some(key) = key.filter(|key| auth.mode == AuthMode::Keys || key.starts_with("lyss_")) {
         return match inner.keys.verify_or_refresh(key).await {
-            KeyAnswer::Valid(record) => of_key(&record, named, user, &auth.default_user),
+            KeyAnswer::Valid(record) => Ok(Caller::Key(record)),
             KeyAnswer::Invalid => Err(Error::new(
                 ErrorKind::InvalidApiKey,
                 "this API key is not valid here; create one with `lyss keys create`",
@@ -145,7 +159,9 @@ pub(crate) async fn identify(
             "send an API key as `Authorization: Bearer lyss_…`; create one with `lyss keys create`",
         )),
         // Without keys the admin surface is open only where nobody else can reach it, and no admin key was set.
-        AuthMode::None => Ok(anyone(auth.loopback && auth.admin_key.is_none())),
+        AuthMode::None => Ok(Caller::Anyone {
+            admin: auth.loopback && auth.admin_key.is_none(),
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::turn::Reply;
 use crate::{
     engine::Inner,
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, Work},
     types::{
         ChatRequest, Message, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn,
         Version, reply::TextSize,
@@ -44,6 +44,17 @@ pub(crate) async fn assemble(
         None if inner.settings().auto_create_sessions => new_session_id(),
         None => return Ok(Turning(None)),
     };
+    if request
+        .body()
+        .get("n")
+        .and_then(|n| n.as_u64())
+        .is_some_and(|n| n > 1)
+    {
+        return Err(Error::invalid(
+            "n",
+            "`n` must be 1 in a session: a turn has one reply",
+        ));
+    }
     let key = SessionKey {
         user_id: principal.user()?.to_string(),
         id,
@@ -211,10 +222,17 @@ impl Turning {
                 .map(|json| (json.clone(), tokens(json)))
                 .collect(),
         };
-        inner
-            .sessions
-            .append(&conversation.key, &turn, conversation.version)
-            .await?;
+        let append = || {
+            let (key, version) = (&conversation.key, conversation.version);
+            inner.sessions.append(key, &turn, version)
+        };
+        let stored = match append().await {
+            // The store may have done it and not said so; the same turn twice is one turn.
+            Err(error) if error.kind() == ErrorKind::SessionStoreUnavailable => append().await,
+            stored => stored,
+        };
+        // The provider has answered, and charged: the caller's SDK must not buy the answer again.
+        stored.map_err(|error| error.with_work(Work::Unknown))?;
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     balance::{Candidate as Choice, Outcome, PickContext},
     config::RetryOn,
     engine::Inner,
-    error::{Error, ErrorKind, Result, Retry},
+    error::{Error, ErrorKind, Result, Retry, Work},
     provider::ProviderCall,
     resilience::{
         health::{Away, Probe},
@@ -102,6 +102,10 @@ where
                 picked
             }
         };
+        if record.is_gone() {
+            // What has been dispatched goes on for a while; nothing new is begun for nobody.
+            return Err(Error::new(ErrorKind::Cancelled, "the caller has gone"));
+        }
         attempt += 1;
         if let Some(failed) = last.as_ref().and_then(Error::provider) {
             inner.metrics.retried(failed);
@@ -122,7 +126,9 @@ where
         choices.observe(&picked, outcome.is_ok(), latency);
         match outcome {
             Ok(value) => {
-                account.health.succeeded();
+                if need != Need::Stream {
+                    account.health.succeeded();
+                }
                 return Ok(Dispatched {
                     value,
                     target: picked.target,
@@ -149,20 +155,38 @@ where
 }
 
 /// Whether another attempt may be made after a failure: the provider's answer allows it, and `routing.retry_on` wants
-/// it. A refused key says nothing about the other keys and targets, which are tried whatever the setting.
+/// it. What is wrong with our account there (a refused key, no funds) says nothing about the other keys and targets,
+/// which are tried whatever the setting.
 fn may_retry(error: &Error, retry_on: &[RetryOn]) -> bool {
     if error.retry() == Retry::Never {
         return false;
     }
-    if error.kind() == ErrorKind::UpstreamAuthFailed {
+    if is_ours(error) {
         return true;
     }
     retry_on.iter().any(|item| match (error.upstream(), item) {
         (Some(upstream), item) => item.covers(upstream.status),
         (None, RetryOn::FirstChunkTimeout) => error.kind() == ErrorKind::UpstreamTimeout,
-        (None, RetryOn::Connect) => error.kind() != ErrorKind::UpstreamTimeout,
-        (None, _) => false,
+        (None, RetryOn::Connect) => error.work() == Work::None,
+        // An answer that broke before its first byte is as good as a 500.
+        (None, RetryOn::ServerErrors) => {
+            error.work() == Work::Unknown && error.kind() != ErrorKind::UpstreamTimeout
+        }
+        (None, RetryOn::Status(_)) => false,
     })
+}
+
+/// Whether the provider refused because of our account or our settings.
+fn is_ours(error: &Error) -> bool {
+    let refused = error
+        .upstream()
+        .is_some_and(|upstream| !upstream.shown && upstream.status < 500);
+    let passing = matches!(
+        error.upstream().map(|upstream| upstream.status),
+        Some(408 | 429)
+    ) && error.kind() == ErrorKind::RateLimited;
+    error.kind() == ErrorKind::UpstreamAuthFailed
+        || (refused && !passing && error.work() == Work::None)
 }
 
 impl<'a> Choices<'a> {
@@ -342,6 +366,7 @@ impl<'a> Choices<'a> {
     fn failed(&mut self, picked: &Picked, error: &Error) {
         let state = match error.kind() {
             ErrorKind::UpstreamAuthFailed => State::Out("auth_failed"),
+            _ if is_ours(error) => State::Out("account_refused"),
             _ => State::Failed,
         };
         if let Some(place) = self

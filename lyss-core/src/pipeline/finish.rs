@@ -1,6 +1,6 @@
 //! The end of a request, exactly once: on success, on an error, or because the caller dropped it.
 //!
-//! A [`Record`] is made when a request is admitted and leaves exactly one row, whatever happens to it: axum drops the
+//! (A stream gets here through `deliver.rs`.) A [`Record`] is made when a request is admitted and leaves exactly one row, whatever happens to it: axum drops the
 //! handler of a client that went away, so the row is written from `Drop` too. Writing it is an append to the spool
 //! (`billing/`) and does not wait for anything.
 
@@ -12,20 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
-
-use super::{assemble::Turning, execute::Opened, turn::Reply};
 use crate::{
     billing::Entry,
     engine::Inner,
-    error::{Error, ErrorKind, Origin, Result, Work},
-    resilience::timeout::Paced,
-    routing::{InFlight, Route, Target},
+    error::{Error, ErrorKind, Origin, Result},
+    routing::{Route, Target},
     telemetry::metrics::Finished,
     types::{
-        ChatChunk, ChatRequest, LogRow, RequestId, Status, Usage, UsageSource,
+        ChatRequest, LogRow, RequestId, Status, Usage, UsageSource,
         log::{Attempt, Candidate, rfc3339},
-        reply::{ChunkStream, TextSize},
+        reply::TextSize,
     },
 };
 
@@ -151,6 +147,11 @@ impl Record {
         self.row.usage_source = source;
     }
 
+    /// Notes that the numbers are those of a part of the answer.
+    pub fn is_partial(&mut self) {
+        self.row.usage_source = UsageSource::Partial;
+    }
+
     /// Ends the request: with an answer, or with this error.
     pub fn end(&mut self, error: Option<&Error>) {
         let status = match error {
@@ -226,14 +227,21 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.ended {
-            // Dropped in the middle: the caller went away, or its deadline passed.
-            self.row
-                .error_code
-                .get_or_insert_with(|| ErrorKind::Cancelled.code().to_owned());
-            self.row.usage_source = UsageSource::Partial;
-            self.settle(Status::Cancelled);
+        if self.ended {
+            return;
         }
+        // Dropped in the middle: the caller went away, its deadline passed, or this thread is falling.
+        let (kind, status) = match std::thread::panicking() {
+            true => (ErrorKind::Internal, Status::Error),
+            false => (ErrorKind::Cancelled, Status::Cancelled),
+        };
+        self.row
+            .error_code
+            .get_or_insert_with(|| kind.code().to_owned());
+        if self.row.usage_source == UsageSource::Counted {
+            self.row.usage_source = UsageSource::Partial;
+        }
+        self.settle(status);
     }
 }
 
@@ -253,158 +261,5 @@ pub(crate) fn count(request: &ChatRequest, delivered: TextSize) -> Usage {
         input_tokens: prompt.tokens(),
         output_tokens: delivered.tokens(),
         ..Usage::default()
-    }
-}
-
-/// A stream that is being delivered.
-pub(crate) struct Running {
-    pub inner: Arc<Inner>,
-    pub record: Record,
-    pub turn: Turning,
-    pub request: ChatRequest,
-    pub opened: Opened,
-    pub in_flight: InFlight,
-}
-
-/// The chunks of a stream on their way to the caller.
-///
-/// Usage is read on the way; the usage chunk is shown only to who asked for it. In a session the `finish_reason` chunk
-/// and what follows are held back until the turn is durable (clients stop at `finish_reason`), and the end is an error
-/// if it cannot be stored.
-struct Delivery {
-    inner: Arc<Inner>,
-    record: Record,
-    turn: Turning,
-    request: ChatRequest,
-    first: Option<ChatChunk>,
-    rest: Paced,
-    _in_flight: InFlight,
-    usage: Option<Usage>,
-    delivered: TextSize,
-    reply: Reply,
-    held: std::collections::VecDeque<ChatChunk>,
-    finishing: bool,
-    over: bool,
-}
-
-/// Wraps a stream, so that it ends in exactly one row.
-pub(crate) fn metered(running: Running) -> ChunkStream {
-    let Running {
-        inner,
-        record,
-        turn,
-        request,
-        opened,
-        in_flight,
-    } = running;
-    let delivery = Delivery {
-        inner,
-        record,
-        turn,
-        request,
-        first: Some(opened.first),
-        rest: opened.rest,
-        _in_flight: in_flight,
-        usage: None,
-        delivered: TextSize::default(),
-        reply: Reply::default(),
-        held: std::collections::VecDeque::new(),
-        finishing: false,
-        over: false,
-    };
-    futures::stream::unfold(delivery, |mut delivery| async move {
-        delivery.next().await.map(|item| (item, delivery))
-    })
-    .boxed()
-}
-
-impl Delivery {
-    async fn next(&mut self) -> Option<Result<ChatChunk>> {
-        loop {
-            if self.over {
-                return self.held.pop_front().map(Ok);
-            }
-            let item = match self.first.take() {
-                Some(first) => Some(Ok(first)),
-                None => self.rest.next().await,
-            };
-            match item {
-                Some(Ok(chunk)) => {
-                    if let Some(chunk) = self.pass(chunk) {
-                        return Some(Ok(chunk));
-                    }
-                }
-                Some(Err(error)) => {
-                    self.settle_usage(UsageSource::Partial);
-                    self.over = true;
-                    self.held.clear();
-                    // Some of it has been delivered, so it has been worked on.
-                    let error = error.with_work(Work::Unknown);
-                    self.record.end(Some(&error));
-                    return Some(Err(error));
-                }
-                None => {
-                    self.settle_usage(UsageSource::Counted);
-                    self.over = true;
-                    if let Err(error) = self.store().await {
-                        self.held.clear();
-                        self.record.end(Some(&error));
-                        return Some(Err(error));
-                    }
-                    self.record.end(None);
-                }
-            }
-        }
-    }
-
-    /// Reads what a chunk says; gives it back unless it is held back or not for the caller.
-    fn pass(&mut self, chunk: ChatChunk) -> Option<ChatChunk> {
-        if let Some(usage) = chunk.usage {
-            self.usage = Some(usage);
-        }
-        self.delivered = self.delivered.plus(chunk.delivered);
-        if self.turn.in_session() {
-            self.reply.push(&chunk.json());
-            self.finishing |= chunk.finish;
-        }
-        if chunk.without_choices && chunk.usage.is_some() && !self.request.include_usage() {
-            return None;
-        }
-        if self.finishing {
-            self.held.push_back(chunk);
-            return None;
-        }
-        Some(chunk)
-    }
-
-    async fn store(&mut self) -> Result<()> {
-        if !self.turn.in_session() {
-            return Ok(());
-        }
-        let reply = std::mem::take(&mut self.reply).into_message();
-        self.turn
-            .append(&self.inner, self.record.request_id(), reply)
-            .await
-    }
-
-    fn settle_usage(&mut self, otherwise: UsageSource) {
-        match self.usage {
-            Some(usage) => self.record.used(usage, UsageSource::Reported),
-            None => self
-                .record
-                .used(count(&self.request, self.delivered), otherwise),
-        }
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if !self.over {
-            // Cumulative usage of a cut stream is what the provider had counted so far.
-            self.settle_usage(UsageSource::Partial);
-            if self.usage.is_some() {
-                self.record.row.usage_source = UsageSource::Partial;
-            }
-        }
     }
 }

@@ -8,7 +8,8 @@
 //! | `cover` | writes the intent: from here on a crash leaves a row |
 //! | `dispatch` | picks targets and retries until one answers |
 //! | `execute` | one attempt on one target, under its deadlines |
-//! | `finish` | end, error or drop, exactly once: session, log row, metrics |
+//! | `deliver` | a stream on its way: usage read, the end held back until the turn is stored |
+//! | `finish` | end, error or drop, exactly once: log row, metrics |
 //!
 //! Nothing after `compress` changes the messages; nothing is tried again once a chunk has left.
 
@@ -16,6 +17,7 @@ mod admit;
 mod assemble;
 mod compress;
 mod cover;
+mod deliver;
 mod dispatch;
 mod execute;
 mod finish;
@@ -23,7 +25,7 @@ mod turn;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-pub(crate) use admit::identify;
+pub(crate) use admit::{authenticate, identify};
 pub(crate) use assemble::{NEW_SESSION, new_session_id};
 
 use crate::{
@@ -131,12 +133,13 @@ pub(crate) async fn chat_stream(
                 &turn,
                 value.upstream_request_id.clone(),
             );
-            let chunks = finish::metered(finish::Running {
+            let chunks = deliver::deliver(deliver::Running {
                 inner,
                 record,
                 turn,
                 request,
                 opened: value,
+                target,
                 in_flight,
             });
             Ok(ChatStream { info, chunks })

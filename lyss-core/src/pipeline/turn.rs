@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -17,6 +18,8 @@ pub(crate) struct Reply {
     reasoning_content: Option<String>,
     refusal: Option<String>,
     tool_calls: BTreeMap<u32, ToolCall>,
+    /// Whether a chunk could not be read: what is here is then not the whole reply.
+    torn: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -50,7 +53,7 @@ struct Chunk<'a> {
 #[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(default)]
-    index: u32,
+    index: Option<u32>,
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
 }
@@ -58,11 +61,11 @@ struct Choice<'a> {
 #[derive(Deserialize)]
 struct Delta<'a> {
     #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
+    content: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    reasoning_content: Option<Cow<'a, str>>,
+    reasoning_content: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    refusal: Option<Cow<'a, str>>,
+    refusal: Option<&'a RawValue>,
     #[serde(borrow, default)]
     tool_calls: Option<Vec<Fragment<'a>>>,
 }
@@ -70,9 +73,9 @@ struct Delta<'a> {
 #[derive(Deserialize)]
 struct Fragment<'a> {
     #[serde(default)]
-    index: u32,
+    index: Option<u32>,
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     r#type: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -126,22 +129,28 @@ impl Reply {
 
     /// Takes in one chunk.
     pub fn push(&mut self, json: &[u8]) {
-        // A chunk that does not read so is the provider's own; it adds nothing to the stored text.
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(json) else {
+            self.torn = true;
             return;
         };
         for delta in chunk
             .choices
             .into_iter()
-            .filter(|choice| choice.index == 0)
+            .filter(|choice| choice.index.unwrap_or(0) == 0)
             .filter_map(|choice| choice.delta)
         {
-            add(&mut self.content, delta.content);
-            add(&mut self.reasoning_content, delta.reasoning_content);
-            add(&mut self.refusal, delta.refusal);
+            add(&mut self.content, delta.content.map(text_of));
+            add(
+                &mut self.reasoning_content,
+                delta.reasoning_content.map(text_of),
+            );
+            add(&mut self.refusal, delta.refusal.map(text_of));
             for fragment in delta.tool_calls.unwrap_or_default() {
-                let call = self.tool_calls.entry(fragment.index).or_default();
-                replace(&mut call.id, fragment.id);
+                let call = self
+                    .tool_calls
+                    .entry(fragment.index.unwrap_or(0))
+                    .or_default();
+                replace(&mut call.id, fragment.id.map(text_of));
                 replace(&mut call.r#type, fragment.r#type);
                 if let Some(piece) = fragment.function {
                     let function = call.function.get_or_insert_default();
@@ -160,7 +169,16 @@ impl Reply {
     }
 
     /// The whole message.
-    pub fn into_message(self) -> Bytes {
+    ///
+    /// # Errors
+    /// `upstream_invalid_response` if a chunk could not be read: half a reply is not stored.
+    pub fn into_message(self) -> Result<Bytes> {
+        if self.torn {
+            return Err(Error::new(
+                ErrorKind::UpstreamInvalidResponse,
+                "a chunk of the provider's answer cannot be read, so the turn is not kept in the session",
+            ));
+        }
         #[derive(Serialize)]
         struct Message {
             role: &'static str,
@@ -197,7 +215,31 @@ impl Reply {
             refusal: self.refusal.filter(|text| !text.is_empty()),
             tool_calls,
         };
-        serde_json::to_vec(&message).unwrap_or_default().into()
+        Ok(serde_json::to_vec(&message).unwrap_or_default().into())
+    }
+}
+
+/// The text of a delta's member: a string, the `text` of its parts, or a number as it is written; nothing of `null`.
+fn text_of(value: &RawValue) -> Cow<'_, str> {
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(default)]
+        text: Option<String>,
+    }
+    if let Ok(text) = serde_json::from_str::<String>(value.get()) {
+        return text.into();
+    }
+    if let Ok(parts) = serde_json::from_str::<Vec<Part>>(value.get()) {
+        return parts
+            .into_iter()
+            .filter_map(|part| part.text)
+            .collect::<String>()
+            .into();
+    }
+    if value.get() == "null" {
+        Cow::Borrowed("")
+    } else {
+        Cow::Borrowed(value.get())
     }
 }
 
@@ -231,13 +273,29 @@ mod tests {
         ] {
             reply.push(chunk.as_bytes());
         }
-        let message: serde_json::Value = serde_json::from_slice(&reply.into_message()).unwrap();
+        let message: serde_json::Value =
+            serde_json::from_slice(&reply.into_message().unwrap()).unwrap();
         assert_eq!(
             message,
             serde_json::json!({"role":"assistant","content":null,"tool_calls":[
                 {"id":"a","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}},
                 {"id":"b","type":"function","function":{"name":"g","arguments":"{}"}}]})
         );
+    }
+
+    #[test]
+    fn reads_odd_chunks_and_refuses_torn_ones() {
+        let mut reply = Reply::default();
+        reply.push(br#"{"choices":[{"index":null,"delta":{"content":[{"type":"text","text":"a"}],"tool_calls":null}}]}"#);
+        reply.push(br#"{"choices":[{"delta":{"content":"b","tool_calls":[{"id":7,"function":{"name":"f","arguments":"{}"}}]}}]}"#);
+        let message: serde_json::Value =
+            serde_json::from_slice(&reply.into_message().unwrap()).unwrap();
+        assert_eq!(message["content"], "ab");
+        assert_eq!(message["tool_calls"][0]["id"], "7");
+        let mut reply = Reply::default();
+        reply.push(br#"{"choices":{}}"#);
+        let error = reply.into_message().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UpstreamInvalidResponse);
     }
 
     #[test]

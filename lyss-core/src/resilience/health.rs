@@ -54,6 +54,8 @@ pub enum Away {
 pub struct Health {
     start: Instant,
     answers: AtomicBool,
+    /// When a real call last succeeded, in milliseconds after `start`; 0 for never.
+    succeeded_ms: AtomicU64,
     failures: AtomicU32,
     ejections: AtomicU32,
     ejected_until_ms: AtomicU64,
@@ -66,6 +68,7 @@ impl Default for Health {
         Self {
             start: Instant::now(),
             answers: AtomicBool::new(true),
+            succeeded_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
@@ -90,6 +93,11 @@ impl Health {
         } else {
             None
         }
+    }
+
+    /// Whether its checks, or its calls since, say that it answers.
+    pub fn answers(&self) -> bool {
+        self.answers.load(Relaxed)
     }
 
     /// How long until a pause is over; zero if there is none.
@@ -122,6 +130,7 @@ impl Health {
 
     /// Tells that a real call succeeded.
     pub fn succeeded(&self) {
+        self.succeeded_ms.store(self.now_ms().max(1), Relaxed);
         // Plain loads first: in the normal case nothing is written, so the line stays shared between cores.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
@@ -137,7 +146,7 @@ impl Health {
 
     /// Tells that a real call failed.
     pub fn failed(&self, error: &Error) {
-        if let (ErrorKind::RateLimited, Retry::After(pause)) = (error.kind(), error.retry()) {
+        if let Retry::After(pause) = error.retry() {
             let pause = u64::try_from(pause.min(PAUSE_MOST).as_millis()).unwrap_or(0);
             self.paused_until_ms
                 .fetch_max(self.now_ms() + pause, Relaxed);
@@ -173,7 +182,9 @@ pub async fn check(
     report: impl Fn(bool, Option<&Error>) + Send,
 ) {
     let (mut failed, mut passed) = (0_u32, 0_u32);
+    let mut reported = health.answers();
     loop {
+        let began = health.now_ms();
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
             outcome = tokio::time::timeout(settings.timeout, provider.health_check()) => outcome,
@@ -188,17 +199,23 @@ pub async fn check(
                 "the health check was not answered in time",
             )),
         };
+        // A service that answers real calls is up, whatever it makes of the question for its models.
+        let interval = u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX);
+        let served = health.succeeded_ms.load(Relaxed);
+        let serves = served > 0 && served + interval >= began;
         match &error {
-            None => (failed, passed) = (0, passed.saturating_add(1)),
-            Some(_) => (failed, passed) = (failed.saturating_add(1), 0),
+            Some(_) if !serves => (failed, passed) = (failed.saturating_add(1), 0),
+            _ => (failed, passed) = (0, passed.saturating_add(1)),
         }
-        let answers = health.answers.load(Relaxed);
-        if answers && failed >= settings.unhealthy_after {
+        if failed >= settings.unhealthy_after {
             health.answers.store(false, Relaxed);
-            report(false, error.as_ref());
-        } else if !answers && passed >= settings.healthy_after {
+        } else if passed >= settings.healthy_after {
             health.answers.store(true, Relaxed);
-            report(true, None);
+        }
+        let answers = health.answers();
+        if answers != reported {
+            reported = answers;
+            report(answers, error.as_ref());
         }
         // Jitter of a tenth, so that checks of many instances spread.
         let pause = settings.interval.mul_f64(0.95 + fastrand::f64() / 10.0);

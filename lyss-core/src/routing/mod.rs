@@ -45,8 +45,8 @@ pub struct TableParts {
     pub config_rules: Vec<RoutingRule>,
     /// Rules of the database; for a model that has one, those of the configuration do not count.
     pub stored_rules: Vec<RoutingRule>,
-    /// `providers.<id>.models`: public name → provider and upstream name.
-    pub named_models: Vec<(String, Arc<str>, String)>,
+    /// `providers.<id>.models` as rules; for a model that has a rule proper, these do not count.
+    pub named_models: Vec<RoutingRule>,
     /// Where models go that nothing else names.
     pub default_provider: Option<Arc<str>>,
     /// The strategy.
@@ -63,46 +63,46 @@ pub struct Table {
 
 impl Table {
     /// Builds a table. Tiers that `previous` has with the same targets and weights keep their balancers and limits.
-    pub fn build(parts: TableParts, previous: Option<&Table>) -> Self {
-        let stored: std::collections::HashSet<&str> = parts
-            .stored_rules
-            .iter()
-            .map(|rule| rule.model_name.as_str())
-            .collect();
-        let rules = parts
-            .config_rules
-            .iter()
-            .filter(|rule| !stored.contains(rule.model_name.as_str()))
-            .chain(&parts.stored_rules);
-        let mut by_model: HashMap<String, Vec<&RoutingRule>> = HashMap::new();
-        for rule in rules {
-            by_model
-                .entry(rule.model_name.clone())
-                .or_default()
-                .push(rule);
+    pub fn build(parts: &TableParts, previous: Option<&Table>) -> Self {
+        // The first source that has a rule for a model decides about it.
+        let mut by_model: HashMap<&str, (&'static str, Vec<&RoutingRule>)> = HashMap::new();
+        let sources = [
+            ("rule", &parts.stored_rules),
+            ("rule", &parts.config_rules),
+            ("provider_models", &parts.named_models),
+        ];
+        for (source, rules) in sources {
+            let mut own: HashMap<&str, (&'static str, Vec<&RoutingRule>)> = HashMap::new();
+            for rule in rules {
+                let (_, list) = own.entry(&rule.model_name).or_insert((source, Vec::new()));
+                list.push(rule);
+            }
+            for (model, rules) in own {
+                by_model.entry(model).or_insert(rules);
+            }
         }
         let mut table = Self {
             routes: HashMap::new(),
-            accounts: parts.accounts,
-            default_provider: parts.default_provider,
-            balancer: parts.balancer,
+            accounts: parts.accounts.clone(),
+            default_provider: parts.default_provider.clone(),
+            balancer: Arc::clone(&parts.balancer),
         };
-        for (model, provider, upstream) in parts.named_models {
-            let route = table.single(&provider, &upstream, "provider_models");
-            if let Some(route) = route {
-                table.routes.entry(model).or_insert(Arc::new(route));
-            }
-        }
-        for (model, rules) in by_model {
-            let old = previous.and_then(|table| table.routes.get(&model));
-            let route = table.route_of_rules(&model, &rules, old.map(|route| &**route));
+        for (model, (source, rules)) in by_model {
+            let old = previous.and_then(|table| table.routes.get(model));
+            let route = table.route_of_rules(model, source, &rules, old.map(|route| &**route));
             // A model whose rules are all off, or name providers that do not exist, is not served by accident.
-            table.routes.insert(model, Arc::new(route));
+            table.routes.insert(model.to_owned(), Arc::new(route));
         }
         table
     }
 
-    fn route_of_rules(&self, model: &str, rules: &[&RoutingRule], old: Option<&Route>) -> Route {
+    fn route_of_rules(
+        &self,
+        model: &str,
+        source: &'static str,
+        rules: &[&RoutingRule],
+        old: Option<&Route>,
+    ) -> Route {
         let mut priorities: Vec<u32> = rules
             .iter()
             .filter(|rule| rule.is_enabled)
@@ -154,10 +154,7 @@ impl Table {
             })
             .filter(|tier| !tier.targets.is_empty())
             .collect();
-        Route {
-            source: "rule",
-            tiers,
-        }
+        Route { source, tiers }
     }
 
     fn tier(&self, priority: u32, targets: Vec<Arc<Target>>, old: Option<&Route>) -> Tier {

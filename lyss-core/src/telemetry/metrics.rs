@@ -2,7 +2,7 @@
 //! one process stay apart.
 //!
 //! Label values are bounded: a model name becomes a label only after a provider has answered for it, and at most
-//! [`MODEL_LABELS`] of them do; the rest are `other`.
+//! [`MODEL_LABELS`] of a provider do; the rest are `other`.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use prometheus_client::{
 
 use crate::types::{Status, Usage};
 
-/// How many model names become label values.
+/// How many model names of a provider become label values.
 pub const MODEL_LABELS: usize = 200;
 
 const LATENCY_BUCKETS: [f64; 15] = [
@@ -249,7 +249,9 @@ impl Metrics {
             return Arc::clone(series);
         }
         let mut all = self.series.write();
-        let key = if answered && all.len() < MODEL_LABELS {
+        // By provider, so that one that answers to any name cannot use up the names of the others.
+        let known = all.keys().filter(|(id, _)| *id == key.0).count();
+        let key = if answered && known < MODEL_LABELS {
             key
         } else {
             (key.0, "other".to_owned())

@@ -77,6 +77,21 @@ pub enum Credential {
     Key(SecretString),
     /// The call comes from the program that the engine is linked into: the process is the principal (decision 27).
     Process,
+    /// What the caller presented has been checked by [`Gateway::authenticate`](crate::Gateway::authenticate).
+    Established(Caller),
+}
+
+/// A caller whose credential has been checked; whom it speaks for is decided with the request.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Caller {
+    /// Somebody without a key of their own.
+    Anyone {
+        /// Whether the admin surface is open.
+        admin: bool,
+    },
+    /// The holder of an API key.
+    Key(Arc<crate::admission::KeyRecord>),
 }
 
 /// One call: its id, who makes it, and when it began.

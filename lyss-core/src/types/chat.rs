@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The longest `model`, `user_id` and `session_id` that is accepted, in bytes.
 pub const MAX_NAME: usize = 256;
 
+/// The most messages of a request that the engine reads one by one.
+pub const MAX_MESSAGES: usize = 10_000;
+
 /// A chat completion request.
 ///
 /// # Shape
@@ -83,17 +86,6 @@ impl ChatRequest {
         let session_id = name_field(&body, "session_id")?;
         let user_id = name_field(&body, "user_id")?;
         let user = name_field(&body, "user")?;
-        if session_id.is_some()
-            && body
-                .get("n")
-                .and_then(|n| n.as_u64())
-                .is_some_and(|n| n > 1)
-        {
-            return Err(Error::invalid(
-                "n",
-                "`n` must be 1 in a session: a turn has one reply",
-            ));
-        }
         // Ours, never the provider's business.
         body.remove("session_id");
         body.remove("user_id");
@@ -155,6 +147,13 @@ impl ChatRequest {
         let elements = messages
             .map(|messages| messages.elements())
             .unwrap_or_default();
+        if elements.len() > MAX_MESSAGES {
+            let message = format!(
+                "`messages` may hold at most {MAX_MESSAGES} messages, not {}",
+                elements.len()
+            );
+            return Err(Error::invalid("messages", message));
+        }
         elements
             .into_iter()
             .enumerate()
@@ -361,11 +360,6 @@ mod tests {
             ),
             (
                 r#"{"model":"m","messages":[{}],"n":0}"#,
-                ErrorKind::InvalidValue,
-                "n",
-            ),
-            (
-                r#"{"model":"m","messages":[{}],"n":2,"session_id":"s"}"#,
                 ErrorKind::InvalidValue,
                 "n",
             ),

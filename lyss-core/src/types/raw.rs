@@ -14,6 +14,9 @@ use crate::error::{Error, ErrorKind};
 /// The deepest nesting that is accepted. serde_json's own limit is the same.
 pub const MAX_DEPTH: usize = 128;
 
+/// The most members of one object that is read. (Objects inside it are not counted until they are read themselves.)
+pub const MAX_MEMBERS: usize = 4_096;
+
 /// Why a text is not accepted as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawError {
@@ -36,6 +39,8 @@ pub enum Fault {
     LoneSurrogate,
     /// A raw control character inside a string.
     ControlCharacter,
+    /// The object has more than [`MAX_MEMBERS`] members.
+    Members,
     /// The object has this key twice.
     DuplicateKey(String),
     /// The text is JSON, but not an object.
@@ -52,6 +57,10 @@ impl fmt::Display for RawError {
             }
             Fault::Depth => write!(f, "nested deeper than {MAX_DEPTH} levels at byte {at}"),
             Fault::LoneSurrogate => write!(f, "half of a surrogate pair at byte {at}"),
+            Fault::Members => write!(
+                f,
+                "an object has more than {MAX_MEMBERS} members at byte {at}"
+            ),
             Fault::ControlCharacter => {
                 write!(
                     f,
@@ -120,8 +129,11 @@ impl RawObject {
                 fault: Fault::NotAnObject,
             });
         }
-        let mut members = Vec::with_capacity(12);
-        scan.object(0, |member| members.push(member))?;
+        let mut members = Vec::with_capacity(if text.len() < 512 { 4 } else { 12 });
+        scan.object(0, |member| {
+            members.push(member);
+            members.len() <= MAX_MEMBERS
+        })?;
         scan.space();
         if scan.at < text.len() {
             return Err(scan.expected("the end of the text"));
@@ -537,7 +549,7 @@ impl Scan<'_> {
     fn value(&mut self, depth: usize) -> Result<(), RawError> {
         match self.peek() {
             Some(b'"') => self.string().map(|_| ()),
-            Some(b'{') => self.object(depth, |_| ()),
+            Some(b'{') => self.object(depth, |_| true),
             Some(b'[') => self.array(depth, |_, _| ()),
             Some(b't') => self.word(b"true"),
             Some(b'f') => self.word(b"false"),
@@ -667,7 +679,11 @@ impl Scan<'_> {
         Ok(unit)
     }
 
-    fn object(&mut self, depth: usize, mut member: impl FnMut(Member)) -> Result<(), RawError> {
+    fn object(
+        &mut self,
+        depth: usize,
+        mut member: impl FnMut(Member) -> bool,
+    ) -> Result<(), RawError> {
         if depth >= MAX_DEPTH {
             return Err(self.fault(Fault::Depth));
         }
@@ -693,12 +709,15 @@ impl Scan<'_> {
             let start = self.at;
             self.value(depth + 1)?;
             // Offsets fit: the length was checked once, in `parse`.
-            member(Member {
+            let more = member(Member {
                 key: (key_start as u32, key_end as u32),
                 value: (start as u32, self.at as u32),
                 key_escaped,
                 new: None,
             });
+            if !more {
+                return Err(self.fault(Fault::Members));
+            }
             self.space();
             match self.peek() {
                 Some(b',') => {
@@ -838,10 +857,19 @@ mod tests {
     }
 
     #[test]
-    fn a_million_keys_and_a_long_string_take_bounded_time() {
-        let keys: Vec<String> = (0..200_000).map(|i| format!("\"k{i}\":{i}")).collect();
-        let object = RawObject::parse(format!("{{{}}}", keys.join(",")).into()).unwrap();
-        assert_eq!(object.len(), 200_000);
+    fn members_are_bounded_where_they_are_read() {
+        let object = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|i| format!("\"k{i}\":{i}")).collect();
+            format!("{{{}}}", keys.join(","))
+        };
+        assert_eq!(
+            RawObject::parse(object(MAX_MEMBERS).into()).unwrap().len(),
+            MAX_MEMBERS
+        );
+        assert_eq!(fault(&object(1_000_000)), Fault::Members);
+        // Inside, where nobody reads them, they are the provider's business.
+        let inner = format!("{{\"logit_bias\":{}}}", object(100_000));
+        assert!(RawObject::parse(inner.into()).is_ok());
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {

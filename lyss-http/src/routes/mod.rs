@@ -257,6 +257,8 @@ pub(crate) fn internal() -> Error {
 impl Call {
     /// The body of a JSON request, and the rest of the call.
     async fn json_body(&mut self) -> Result<Bytes> {
+        // First, so that nobody can make us hold bodies who may not call.
+        self.app.gateway.authenticate(&mut self.context).await?;
         let options = &self.app.options;
         let read = async {
             extract::expect_json(&self.parts.headers)?;

@@ -1,0 +1,216 @@
+//! A stream on its way to the caller, from its first chunk to its end, error or drop.
+//!
+//! Usage is read on the way; the usage chunk is shown only to who asked for it. In a session the `finish_reason` chunk
+//! and what follows are held back until the turn is durable (clients stop at `finish_reason`), and the end is an error
+//! if it cannot be stored. How the stream ends, not how it begins, tells whether the provider is well.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+
+use super::{
+    assemble::Turning,
+    execute::Opened,
+    finish::{Record, count},
+    turn::Reply,
+};
+use crate::{
+    engine::Inner,
+    error::{Result, Work},
+    resilience::timeout::Paced,
+    routing::{InFlight, Target},
+    types::{
+        ChatChunk, ChatRequest, Usage, UsageSource,
+        reply::{ChunkStream, TextSize},
+    },
+};
+
+/// How long the end of a stream is waited for whose caller left at `finish_reason`: the usage chunk is all that is
+/// missing.
+const READ_OUT: Duration = Duration::from_secs(2);
+
+/// A stream that is being delivered.
+pub(crate) struct Running {
+    pub inner: Arc<Inner>,
+    pub record: Record,
+    pub turn: Turning,
+    pub request: ChatRequest,
+    pub opened: Opened,
+    pub target: Arc<Target>,
+    pub in_flight: InFlight,
+}
+
+/// Wraps a stream, so that it ends in exactly one row.
+pub(crate) fn deliver(running: Running) -> ChunkStream {
+    let Running {
+        inner,
+        record,
+        turn,
+        request,
+        opened,
+        target,
+        in_flight,
+    } = running;
+    let delivery = Delivery {
+        inner,
+        record,
+        turn,
+        request,
+        target,
+        first: Some(opened.first),
+        rest: opened.rest,
+        _in_flight: in_flight,
+        usage: None,
+        delivered: TextSize::default(),
+        reply: Reply::default(),
+        held: VecDeque::new(),
+        finished: false,
+        over: false,
+    };
+    futures::stream::unfold(Guard(Some(delivery)), |mut guard| async move {
+        let item = match &mut guard.0 {
+            Some(delivery) => delivery.next().await,
+            None => None,
+        };
+        item.map(|item| (item, guard))
+    })
+    .boxed()
+}
+
+struct Delivery {
+    inner: Arc<Inner>,
+    record: Record,
+    turn: Turning,
+    request: ChatRequest,
+    target: Arc<Target>,
+    first: Option<ChatChunk>,
+    rest: Paced,
+    _in_flight: InFlight,
+    usage: Option<Usage>,
+    delivered: TextSize,
+    reply: Reply,
+    held: VecDeque<ChatChunk>,
+    /// Whether a `finish_reason` has come.
+    finished: bool,
+    /// Whether the row is written.
+    over: bool,
+}
+
+impl Delivery {
+    async fn next(&mut self) -> Option<Result<ChatChunk>> {
+        loop {
+            if self.over {
+                return self.held.pop_front().map(Ok);
+            }
+            let item = match self.first.take() {
+                Some(first) => Some(Ok(first)),
+                None => self.rest.next().await,
+            };
+            match item {
+                Some(Ok(chunk)) => {
+                    if let Some(chunk) = self.pass(chunk) {
+                        return Some(Ok(chunk));
+                    }
+                }
+                Some(Err(error)) => {
+                    // Some of it has been delivered, so it has been worked on.
+                    let error = error.with_work(Work::Unknown);
+                    self.target.account.health.failed(&error);
+                    self.settle_usage(UsageSource::Partial);
+                    self.end(Err(error.kind()), |record| record.end(Some(&error)));
+                    return Some(Err(error));
+                }
+                None => {
+                    self.target.account.health.succeeded();
+                    self.settle_usage(UsageSource::Counted);
+                    match self.store().await {
+                        Ok(()) => self.end(Ok(()), |record| record.end(None)),
+                        Err(error) => {
+                            self.end(Err(error.kind()), |record| record.end(Some(&error)));
+                            return Some(Err(error));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, outcome: Result<(), crate::ErrorKind>, settle: impl FnOnce(&mut Record)) {
+        self.over = true;
+        if outcome.is_err() {
+            self.held.clear();
+        }
+        settle(&mut self.record);
+    }
+
+    /// Reads what a chunk says; gives it back unless it is held back or not for the caller.
+    fn pass(&mut self, chunk: ChatChunk) -> Option<ChatChunk> {
+        if let Some(usage) = chunk.usage {
+            self.usage = Some(usage);
+        }
+        self.delivered = self.delivered.plus(chunk.delivered);
+        let in_session = self.turn.in_session();
+        if in_session {
+            self.reply.push(&chunk.json());
+        }
+        // After the finish a chunk without choices is the usage chunk, whether its numbers are believed or not.
+        let is_usage = chunk.without_choices && (chunk.usage.is_some() || self.finished);
+        self.finished |= chunk.finish;
+        if is_usage && !self.request.include_usage() {
+            return None;
+        }
+        if in_session && self.finished {
+            self.held.push_back(chunk);
+            return None;
+        }
+        Some(chunk)
+    }
+
+    async fn store(&mut self) -> Result<()> {
+        if !self.turn.in_session() {
+            return Ok(());
+        }
+        let reply = std::mem::take(&mut self.reply).into_message()?;
+        let id = self.record.request_id();
+        self.turn.append(&self.inner, id, reply).await
+    }
+
+    fn settle_usage(&mut self, otherwise: UsageSource) {
+        match self.usage {
+            Some(usage) => self.record.used(usage, UsageSource::Reported),
+            None => {
+                let counted = count(&self.request, self.delivered);
+                self.record.used(counted, otherwise);
+            }
+        }
+    }
+
+    /// Ends a stream whose caller has everything but the end.
+    async fn read_out(mut self) {
+        let rest = async { while let Some(Ok(_)) = self.next().await {} };
+        if tokio::time::timeout(READ_OUT, rest).await.is_err() || !self.over {
+            self.settle_usage(UsageSource::Counted);
+            self.end(Ok(()), |record| record.end(None));
+        }
+    }
+}
+
+/// Ends a delivery that is dropped.
+struct Guard(Option<Delivery>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(mut delivery) = self.0.take().filter(|delivery| !delivery.over) else {
+            return;
+        };
+        let complete = delivery.finished && !delivery.turn.in_session();
+        if complete && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = delivery.inner.tasks().clone();
+            tasks.spawn_on(delivery.read_out(), &runtime);
+        } else {
+            // What the provider had counted so far, or what was delivered.
+            delivery.settle_usage(UsageSource::Partial);
+            delivery.record.is_partial();
+        }
+    }
+}
