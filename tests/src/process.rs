@@ -234,6 +234,18 @@ impl Lyss {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Whether it logs this text within two seconds.
+    pub async fn logs(&self, text: &str) -> bool {
+        let end = Instant::now() + Duration::from_secs(2);
+        while !self.log().contains(text) {
+            if Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
     /// What it printed so far.
     pub fn stdout(&self) -> String {
         std::fs::read_to_string(&self.stdout).unwrap_or_default()

@@ -77,6 +77,11 @@ impl Server {
         }
     }
 
+    /// Where its files lie.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// `host:port`.
     pub fn address(&self) -> String {
         address(&self.url)

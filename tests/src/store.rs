@@ -43,7 +43,11 @@ impl Store {
     }
 
     /// The rows, once they are as wanted, or as they are after the time.
-    pub async fn rows_when(&self, limit: Duration, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    pub async fn rows_when(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
         let end = tokio::time::Instant::now() + limit;
         loop {
             let rows = self.rows().await;
