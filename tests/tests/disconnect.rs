@@ -94,14 +94,20 @@ async fn in_the_middle_of_a_stream() {
             .open("POST", CHAT, Some(&body))
             .await
             .unwrap();
-        assert!(reading.events(k).await.unwrap(), "the stream is long enough");
+        assert!(
+            reading.events(k).await.unwrap(),
+            "the stream is long enough"
+        );
         let gone = now_ms();
         drop(reading);
 
         let entry = gateway.ended(&model).await;
         assert_eq!(entry.outcome, Outcome::ClientClosed, "{entry:?}");
         let noticed = entry.ended_ms.unwrap().saturating_sub(gone);
-        assert!(noticed <= SOON, "after {k}: the provider noticed after {noticed} ms");
+        assert!(
+            noticed <= SOON,
+            "after {k}: the provider noticed after {noticed} ms"
+        );
         assert!(entry.completion_tokens < entry.planned_tokens, "{entry:?}");
 
         let row = gateway.row(&model).await;
@@ -109,7 +115,10 @@ async fn in_the_middle_of_a_stream() {
         assert_eq!(row["usage_source"], "partial", "{row}");
         assert!(row["input_tokens"].as_u64().unwrap() > 0, "{row}");
         if k > 1 {
-            assert!(row["output_tokens"].as_u64().unwrap() > 0, "after {k}: {row}");
+            assert!(
+                row["output_tokens"].as_u64().unwrap() > 0,
+                "after {k}: {row}"
+            );
         }
     }
 }
@@ -121,7 +130,9 @@ async fn before_the_first_chunk() {
     let body = streamed("too-late", "[[delay:8000]]");
     let call = client.open("POST", CHAT, Some(&body));
     assert!(
-        tokio::time::timeout(Duration::from_millis(300), call).await.is_err(),
+        tokio::time::timeout(Duration::from_millis(300), call)
+            .await
+            .is_err(),
         "the provider has not answered yet"
     );
     let gone = now_ms();
@@ -141,7 +152,9 @@ async fn during_a_call_that_is_not_streamed() {
     let body = chat("unary", "[[delay:700 usage:11/22]]");
     let call = client.open("POST", CHAT, Some(&body));
     assert!(
-        tokio::time::timeout(Duration::from_millis(200), call).await.is_err(),
+        tokio::time::timeout(Duration::from_millis(200), call)
+            .await
+            .is_err(),
         "the provider has not answered yet"
     );
     // The provider charges for it whoever listens: so the answer is awaited, and its usage is known.
@@ -150,7 +163,10 @@ async fn during_a_call_that_is_not_streamed() {
     let row = gateway.row("unary").await;
     assert_eq!(row["status"], "cancelled", "{row}");
     assert_eq!(row["usage_source"], "reported", "{row}");
-    assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(11), &json!(22)));
+    assert_eq!(
+        (&row["input_tokens"], &row["output_tokens"]),
+        (&json!(11), &json!(22))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +188,10 @@ async fn three_hundred_of_them() {
         .await;
 
     let all = |rows: &[Value]| rows.len() >= COUNT;
-    gateway.store().rows_when(Duration::from_secs(10), all).await;
+    gateway
+        .store()
+        .rows_when(Duration::from_secs(10), all)
+        .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let rows = gateway.store().rows().await;
     assert_eq!(rows.len(), COUNT, "seed {seed}");
@@ -183,7 +202,11 @@ async fn three_hundred_of_them() {
         assert_eq!(row[0]["status"], "cancelled", "seed {seed}: {}", row[0]);
         assert_eq!(row[0]["usage_source"], "partial", "seed {seed}: {}", row[0]);
         if *k > 1 {
-            assert!(row[0]["output_tokens"].as_u64().unwrap() > 0, "seed {seed}: {}", row[0]);
+            assert!(
+                row[0]["output_tokens"].as_u64().unwrap() > 0,
+                "seed {seed}: {}",
+                row[0]
+            );
         }
     }
     let closed = gateway

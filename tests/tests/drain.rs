@@ -50,7 +50,10 @@ async fn open_streams_finish_and_new_requests_are_refused() {
         if ready.status != 200 {
             break ready;
         }
-        assert!(began.elapsed() < Duration::from_secs(1), "/ready does not notice");
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "/ready does not notice"
+        );
     };
     assert_eq!(ready.status, 503);
     assert_eq!(client.get("/health").await.status, 200, "it lives");
@@ -64,11 +67,18 @@ async fn open_streams_finish_and_new_requests_are_refused() {
     let answers = streams.into_iter().map(Reading::whole);
     for answer in futures::future::join_all(answers).await {
         let answer = answer.expect("not cut");
-        assert!(is_done(&answer), "{}", String::from_utf8_lossy(&answer.body));
+        assert!(
+            is_done(&answer),
+            "{}",
+            String::from_utf8_lossy(&answer.body)
+        );
     }
     let ended = lyss.end(Duration::from_secs(10)).await.expect("it ends");
     assert!(ended.success(), "{ended}\n{}", lyss.log());
-    assert!(began.elapsed() < Duration::from_secs(10), "within the grace");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "within the grace"
+    );
 
     let rows = setup.sqlite().rows().await;
     let entries = mock.ledger();
@@ -77,15 +87,26 @@ async fn open_streams_finish_and_new_requests_are_refused() {
         match row["status"].as_str() {
             Some("success") => {
                 successes += 1;
-                let entry = entries.iter().find(|entry| row["model_name"] == *entry.model);
-                assert_eq!(entry.unwrap().planned_tokens, row["output_tokens"].as_i64().unwrap());
+                let entry = entries
+                    .iter()
+                    .find(|entry| row["model_name"] == *entry.model);
+                assert_eq!(
+                    entry.unwrap().planned_tokens,
+                    row["output_tokens"].as_i64().unwrap()
+                );
             }
             _ => rest.push(row),
         }
     }
     assert_eq!(successes, STREAMS);
-    assert!(rest.iter().all(|row| row["model_name"] == "late"), "{rest:?}");
-    assert!(entries.iter().all(|entry| entry.model != "late"), "it was refused");
+    assert!(
+        rest.iter().all(|row| row["model_name"] == "late"),
+        "{rest:?}"
+    );
+    assert!(
+        entries.iter().all(|entry| entry.model != "late"),
+        "it was refused"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +124,11 @@ async fn a_second_signal_ends_at_once_and_still_loses_no_row() {
         lyss.end(Duration::from_secs(5)).await.is_some(),
         "still there after 5 s"
     );
-    assert!(began.elapsed() <= Duration::from_secs(1), "it took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() <= Duration::from_secs(1),
+        "it took {:?}",
+        began.elapsed()
+    );
     for stream in streams {
         if let Ok(answer) = stream.whole().await {
             assert!(!is_done(&answer), "it was in the middle");
@@ -123,6 +148,9 @@ async fn a_second_signal_ends_at_once_and_still_loses_no_row() {
     assert_eq!(rows.len(), 10);
     for row in rows {
         let status = row["status"].as_str().unwrap().to_owned();
-        assert!(["cancelled", "error", "aborted"].contains(&status.as_str()), "{row}");
+        assert!(
+            ["cancelled", "error", "aborted"].contains(&status.as_str()),
+            "{row}"
+        );
     }
 }
