@@ -183,8 +183,11 @@ impl Engine {
         {
             tracing::warn!("background tasks did not end in time");
         }
-        self.0.ledger.close(Duration::from_secs(5)).await;
-        self.0.database.close().await;
+        // A database that is away will not be back in time; what is in the spool is written by the next process.
+        let away = !self.0.database_up.load(Relaxed);
+        let patience = Duration::from_secs(if away { 1 } else { 5 });
+        self.0.ledger.close(patience).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.0.database.close()).await;
     }
 
     /// The providers, by id.

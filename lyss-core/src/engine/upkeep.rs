@@ -27,20 +27,17 @@ const START_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn start(engine: &Engine) {
     let inner = &engine.0;
     let weak = Arc::downgrade(inner);
-    inner.tasks.spawn(routing::watch_rules(
-        inner.database.clone(),
-        inner.cancel.clone(),
-        {
-            let weak = weak.clone();
-            move |rules| {
-                if let Some(inner) = weak.upgrade() {
-                    inner.use_stored_rules(rules);
-                }
+    let rules = routing::watch_rules(inner.database.clone(), inner.cancel.clone(), {
+        let weak = weak.clone();
+        move |rules| {
+            if let Some(inner) = weak.upgrade() {
+                inner.use_stored_rules(rules);
             }
-        },
-    ));
-    inner.tasks.spawn(sweep(weak.clone(), inner.cancel.clone()));
-    inner.tasks.spawn(ping(weak, inner.cancel.clone()));
+        }
+    });
+    spawn(inner, rules);
+    spawn(inner, sweep(weak.clone()));
+    spawn(inner, ping(weak));
     start_checks(inner);
     // Usually there at once; a call must not be routed by seeds that the table overrules.
     let rules = async {
@@ -61,6 +58,14 @@ fn start_checks(inner: &Arc<Inner>) {
         .cloned()
         .collect();
     check_accounts(inner, accounts, &sources.checks);
+}
+
+/// Runs a task until the engine ends, whatever it is waiting for then: a database that is away must not hold up the end.
+fn spawn(inner: &Inner, task: impl Future<Output = ()> + Send + 'static) {
+    let cancel = inner.cancel.clone();
+    inner.tasks.spawn(async move {
+        cancel.run_until_cancelled(task).await;
+    });
 }
 
 /// Starts the checks of the accounts in use; they end with `cancel`.
@@ -170,12 +175,9 @@ async fn migrate(database: Database, cancel: CancellationToken) {
 }
 
 /// Removes expired sessions.
-async fn sweep(inner: Weak<Inner>, cancel: CancellationToken) {
+async fn sweep(inner: Weak<Inner>) {
     loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)) => {}
-        }
+        tokio::time::sleep(SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
         let Some(inner) = inner.upgrade() else { return };
         if let Err(error) = inner.sessions.sweep().await {
             tracing::warn!(%error, "expired sessions are not removed yet; trying on");
@@ -184,7 +186,7 @@ async fn sweep(inner: Weak<Inner>, cancel: CancellationToken) {
 }
 
 /// Notes whether database and Redis answer.
-async fn ping(inner: Weak<Inner>, cancel: CancellationToken) {
+async fn ping(inner: Weak<Inner>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let database = inner.database.ping().await.is_ok();
@@ -198,9 +200,6 @@ async fn ping(inner: Weak<Inner>, cancel: CancellationToken) {
             }
         }
         drop(inner);
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(PING) => {}
-        }
+        tokio::time::sleep(PING).await;
     }
 }

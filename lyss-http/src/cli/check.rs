@@ -1,6 +1,6 @@
 //! `lyss check`: every error of the configuration at once.
 
-use super::{Failure, Global, Outcome};
+use super::{Failure, Global, Outcome, without_effect};
 
 pub(super) fn run(global: &Global) -> Outcome {
     let env = global.env()?;
@@ -10,8 +10,8 @@ pub(super) fn run(global: &Global) -> Outcome {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    for key in loaded.config.not_yet_in_force() {
-        eprintln!("warning: {key}: is accepted and has no effect in this version");
+    for (key, why) in without_effect(&loaded.config) {
+        eprintln!("warning: {key}: {why}");
     }
     if let Some(tls) = &loaded.config.server.tls {
         lyss_http::edge::tls::load(&tls.cert, &tls.key)

@@ -5,9 +5,14 @@ use std::io::IsTerminal;
 use lyss_core::config::{LogConfig, LogFormat};
 use tracing_subscriber::EnvFilter;
 
+/// Laid under the configured level. The watcher of the configuration's directory logs every event at `trace`: where
+/// the log is written beside the configuration, each line would cause the next.
+const QUIET: &str = "notify=info";
+
 /// Starts logging. A second call changes nothing.
 pub(super) fn start(config: &LogConfig) {
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -124,6 +124,23 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
+/// What of a configuration has no effect in this version, and why.
+fn without_effect(config: &Config) -> Vec<(String, &'static str)> {
+    let why = |key: &str| match key {
+        "monitoring.jaeger" => {
+            "traces go out as OTLP, not in Jaeger's own format (not in this version)"
+        }
+        _ => "is accepted and has no effect in this version",
+    };
+    let keys = config.not_yet_in_force();
+    keys.into_iter()
+        .map(|key| {
+            let why = why(&key);
+            (key, why)
+        })
+        .collect()
+}
+
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -25,7 +25,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use super::{Failure, Global, Outcome, logging, screen};
+use super::{Failure, Global, Outcome, logging, screen, without_effect};
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -159,15 +159,8 @@ fn report(loaded: &Loaded) {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let idle = loaded.config.not_yet_in_force();
-    for key in idle.iter().filter(|key| *key != "monitoring.jaeger") {
-        tracing::warn!(key, "accepted, without effect in this version");
-    }
-    if let Some(jaeger) = &loaded.config.monitoring.jaeger {
-        tracing::warn!(
-            endpoint = jaeger.endpoint,
-            "monitoring.jaeger: traces go out as OTLP, not in Jaeger's own format (not in this version)"
-        );
+    for (key, why) in without_effect(&loaded.config) {
+        tracing::warn!(key, "{why}");
     }
 }
 
