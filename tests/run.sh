@@ -22,6 +22,7 @@ stop() {
   for pid in ${children[@]+"${children[@]}"}; do kill "$pid" 2>/dev/null || true; done
   for pid in ${children[@]+"${children[@]}"}; do wait "$pid" 2>/dev/null || true; done
   tests/clients/real_embeddings.sh stop || true
+  [ ! -d "$work/cluster" ] || tests/services/redis.sh stop "$work/cluster" || true
   [ ! -d "$work/redis" ] || tests/services/redis.sh stop "$work/redis" || true
   [ ! -d "$work/postgres/data" ] || tests/services/postgres.sh stop "$work/postgres" || true
   rm -rf "$work"
@@ -183,6 +184,10 @@ if [ -x "$target/tools/node_modules/node/bin/node" ]; then PATH=$target/tools/no
 LYSS_TEST_POSTGRES=$(tests/services/postgres.sh start "$work/postgres")
 LYSS_TEST_REDIS=$(tests/services/redis.sh start "$work/redis")
 export LYSS_TEST_POSTGRES LYSS_TEST_REDIS
+if [ "$what" != clients ]; then
+  LYSS_TEST_REDIS_CLUSTER=$(tests/services/redis.sh cluster "$work/cluster")
+  export LYSS_TEST_REDIS_CLUSTER
+fi
 redis_addr=${LYSS_TEST_REDIS#redis://}
 redis_addr=${redis_addr%/}
 

@@ -2,7 +2,7 @@
 # A throwaway Redis for tests: nothing is kept, nothing but this machine can reach it.
 #
 #   redis.sh start DIR [PORT]   one server (a free port unless given); prints its URL
-#   redis.sh cluster DIR PORT   three masters on PORT..PORT+2; prints their addresses
+#   redis.sh cluster DIR [PORT] three masters on PORT..PORT+2 (free ports unless given); prints their addresses
 #   redis.sh stop DIR           stops what was started in DIR
 #
 # The server runs with the append-only file on, as production should (lyss warns otherwise).
@@ -29,11 +29,15 @@ install_redis() {
   [ -z "$made" ] || rm -f $policy
 }
 
-free_port() {
-  local port
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+free_port() { # [OFFSET…]: a port that is free, and free at these offsets, too
+  local port offset
   while :; do
     port=$((20000 + RANDOM % 12000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+    for offset in 0 "$@"; do taken $((port + offset)) && continue 2; done
+    echo "$port"
+    return
   done
 }
 
@@ -59,21 +63,21 @@ start)
   echo "redis://127.0.0.1:$port/"
   ;;
 cluster)
-  [ $# -eq 3 ] || usage
   install_redis
-  for port in "$3" $(($3 + 1)) $(($3 + 2)); do
+  first=${3:-$(free_port 1 2 10000 10001 10002)} # the nodes talk to each other 10000 above
+  for port in "$first" $((first + 1)) $((first + 2)); do
     serve "$port" --cluster-enabled yes --cluster-node-timeout 2000
   done
-  redis-cli --cluster create "127.0.0.1:$3" "127.0.0.1:$(($3 + 1))" "127.0.0.1:$(($3 + 2))" \
+  redis-cli --cluster create "127.0.0.1:$first" "127.0.0.1:$((first + 1))" "127.0.0.1:$((first + 2))" \
     --cluster-yes >"$dir/create.log" || { cat "$dir/create.log" >&2; exit 3; }
   # `create` returns before every node has heard of every other.
-  for port in "$3" $(($3 + 1)) $(($3 + 2)); do
+  for port in "$first" $((first + 1)) $((first + 2)); do
     for _ in $(seq 250); do
       redis-cli -p "$port" cluster info | grep -q cluster_state:ok && break
       sleep 0.02
     done
   done
-  echo "127.0.0.1:$3,127.0.0.1:$(($3 + 1)),127.0.0.1:$(($3 + 2))"
+  echo "127.0.0.1:$first,127.0.0.1:$((first + 1)),127.0.0.1:$((first + 2))"
   ;;
 stop)
   for pid in "$dir"/*/pid; do

@@ -12,7 +12,7 @@ const FILE: &str = "pepper";
 const LENGTH: usize = 32;
 
 /// The pepper of a data directory: 32 bytes in hex, in the file `pepper` (mode 0600), made from the system's randomness
-/// if there is none. Instances that start at once agree on one.
+/// if there is none, and the directory with it. Instances that start at once agree on one.
 ///
 /// # Errors
 /// `invalid_value` (param `auth.pepper`) if the file is empty, not 64 hex digits, or open to everybody: a new one in its
@@ -55,6 +55,11 @@ fn load(path: &Path) -> Result<Vec<u8>> {
 fn create(data_dir: &Path, path: &Path) -> io::Result<()> {
     let mut bytes = [0; LENGTH];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    let mut directory = fs::DirBuilder::new();
+    directory.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut directory, 0o700);
+    directory.create(data_dir)?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
 
     // Written aside and linked into place: nobody sees half of it, and of two that start at once one wins.
@@ -96,10 +101,7 @@ fn refused(path: &Path, why: &str) -> Error {
 fn failed(path: &Path, done: &str, error: io::Error) -> Error {
     Error::new(
         ErrorKind::Internal,
-        format!(
-            "the pepper file {} cannot be {done}: {error}",
-            path.display()
-        ),
+        format!("the pepper file {} cannot be {done}", path.display()),
     )
     .with_source(error)
 }
@@ -135,6 +137,21 @@ mod tests {
         }
         let elsewhere = tempfile::tempdir().unwrap();
         assert_ne!(load_or_create_pepper(elsewhere.path()).unwrap(), peppers[0]);
+    }
+
+    /// With PostgreSQL nothing else has made the directory before the first `lyss keys create`.
+    #[test]
+    fn a_missing_directory_is_made_for_its_owner_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("share/lyss");
+        let pepper = load_or_create_pepper(&directory).unwrap();
+        assert_eq!(load_or_create_pepper(&directory).unwrap(), pepper);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(&directory).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
     }
 
     #[test]
