@@ -103,12 +103,16 @@ async fn killed(
         })
         .collect();
     for _ in 0..kills {
-        tokio::time::sleep(Duration::from_millis(random.u64(20..250))).await;
+        // However slow the machine is, something is acknowledged between two kills.
+        let enough = told.lock().unwrap().acknowledged.len() + random.usize(5..15);
+        while told.lock().unwrap().acknowledged.len() < enough {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(random.u64(0..60_000))).await;
         assert_eq!(lyss.kill().signal(), Some(9));
         lyss = setup.start().await;
         address.send_replace(lyss.client());
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
     stop.store(true, Relaxed);
     for worker in workers {
         worker.await.unwrap();

@@ -16,6 +16,8 @@ use crate::{
 
 /// How often the database and Redis are looked at, for `/health` and `/ready`.
 const PING: Duration = Duration::from_secs(2);
+/// A database that has not answered by then counts as away. Much less than a call waits for a connection.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// How often providers are asked for their models.
 const MODELS: Duration = Duration::from_secs(600);
 /// How often expired sessions are removed; they are invisible at once.
@@ -189,7 +191,8 @@ async fn sweep(inner: Weak<Inner>) {
 async fn ping(inner: Weak<Inner>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        let database = inner.database.ping().await.is_ok();
+        let database = tokio::time::timeout(PING_PATIENCE, inner.database.ping()).await;
+        let database = matches!(database, Ok(Ok(())));
         if database != inner.database_up.swap(database, Relaxed) {
             tracing::info!(up = database, "database");
         }
