@@ -35,5 +35,5 @@ CREATE TABLE request_logs (
 CREATE TABLE request_logs_default PARTITION OF request_logs DEFAULT;
 
 CREATE INDEX request_logs_user ON request_logs (user_id, created_at);
-CREATE INDEX request_logs_session ON request_logs (session_id);
+CREATE INDEX request_logs_session ON request_logs (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX request_logs_created ON request_logs (created_at);

@@ -1,30 +1,24 @@
-//! Sees that the configuration file has changed.
+//! Sees that the configuration file has changed, by reading it twice a second.
 //!
-//! The directory is watched, not the file: editors write a new file and rename it, and Kubernetes
-//! swaps a symlink (`..data`) beside it. Besides, the file is looked at every two seconds, because
-//! notifications do not come from network file systems, from the target of a symlink elsewhere, or
-//! when the system's watches are used up. Only a changed *content* counts.
+//! Reading a small file costs less than it saves: it works on every file system, through every symlink that Kubernetes
+//! swaps and however an editor saves, and a directory full of other writers (a log, a database) does not wake it. Only
+//! a changed *content* counts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
 use super::Config;
 use super::diagnostic::Diagnostic;
 use super::env::Env;
 use super::load::{Extensions, Loaded};
 
-/// Time between looks at the file without a notification.
-const POLL: Duration = Duration::from_secs(2);
-/// A file counts as written when nothing has happened for so long …
+/// Time between looks at the file: a change is in force within a second.
+const POLL: Duration = Duration::from_millis(400);
+/// A file counts as written when two looks so far apart see the same.
 const QUIET: Duration = Duration::from_millis(100);
-/// … or so long after the first event, so that a change is in force within a second.
-const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// A watched configuration file.
 ///
@@ -49,9 +43,6 @@ pub struct Watch {
     extensions: Extensions,
     /// The content last reported; `None` when it could not be read.
     seen: Option<[u8; 32]>,
-    changed: Arc<Notify>,
-    /// Kept alive for its notifications; `None` when the system gives none.
-    _watcher: Option<RecommendedWatcher>,
 }
 
 impl Watch {
@@ -62,20 +53,11 @@ impl Watch {
         extensions: Extensions,
         loaded: &Loaded,
     ) -> Self {
-        let path = path.into();
-        let changed = Arc::new(Notify::new());
-        let watcher = watch_directory(&path, &changed)
-            .inspect_err(|error| {
-                tracing::warn!(%error, "no file notifications; looking at the configuration every 2 s");
-            })
-            .ok();
         Self {
-            path,
+            path: path.into(),
             env,
             extensions,
             seen: loaded.digest,
-            changed,
-            _watcher: watcher,
         }
     }
 
@@ -85,26 +67,20 @@ impl Watch {
     /// # Errors
     /// What is wrong with the new content; the caller keeps what it has. Reported once a change.
     pub async fn next(&mut self) -> Result<Loaded, Vec<Diagnostic>> {
+        let mut last = None;
         loop {
             let digest = content_digest(&self.path).await;
-            if digest != self.seen {
-                self.settle().await;
-                let digest = content_digest(&self.path).await;
-                if digest != self.seen {
-                    return self.load(digest).await;
-                }
-            }
-            tokio::select! {
-                () = self.changed.notified() => self.settle().await,
-                () = sleep(POLL) => {}
+            if digest == self.seen {
+                last = None;
+                sleep(POLL).await;
+            } else if last == Some(digest) {
+                return self.load(digest).await;
+            } else {
+                // Perhaps still being written.
+                last = Some(digest);
+                sleep(QUIET).await;
             }
         }
-    }
-
-    /// Waits until the writer seems to have finished.
-    async fn settle(&self) {
-        let end = Instant::now() + SETTLE_MAX;
-        while Instant::now() < end && timeout(QUIET, self.changed.notified()).await.is_ok() {}
     }
 
     async fn load(&mut self, digest: Option<[u8; 32]>) -> Result<Loaded, Vec<Diagnostic>> {
@@ -127,22 +103,6 @@ impl Watch {
         };
         result
     }
-}
-
-fn watch_directory(path: &Path, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an event too.
-        if !matches!(&event, Ok(event) if event.kind.is_access()) {
-            changed.notify_one();
-        }
-    })?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }
 
 async fn content_digest(path: &Path) -> Option<[u8; 32]> {

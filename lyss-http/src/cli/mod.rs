@@ -113,6 +113,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Usage(args)) => block_on(usage::run(global, args)),
         Some(Command::Chat(args)) => block_on(chat::run(global, args)),
     };
+    logging::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
