@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from urllib.parse import urlsplit
 
 import openai
@@ -151,11 +152,19 @@ def test_provider_says_bad_request(client, upstream, marker, model):
     assert len(upstream.requests(marker)) == 1, "a 4xx is not retried"
 
 
-def test_provider_is_rate_limited(client, model):
+def test_provider_is_rate_limited(client, upstream, marker, model):
     with pytest.raises(openai.RateLimitError) as raised:
         ask(client, model, "[[status:429 retry-after:1]]")
     assert raised.value.status_code == 429
     assert raised.value.response.headers["retry-after"]
+    if conftest.LYSS_URL:
+        # The provider's pause is kept: nobody is sent there before it is over.
+        with pytest.raises(openai.InternalServerError) as raised:
+            ask(client, model, marker)
+        check(raised.value, 503, "overloaded_error", "overloaded", retry="true")
+        assert upstream.requests(marker) == []
+    time.sleep(int(raised.value.response.headers["retry-after"]))
+    assert ask(client, model, marker).choices[0].message.content == f"echo: {marker}"
 
 
 @pytest.mark.lyss

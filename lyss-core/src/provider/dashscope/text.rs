@@ -11,6 +11,9 @@ const CERTAIN: usize = 8;
 /// The same for a stream that ends here: a short answer whose last frame repeats it.
 const CERTAIN_AT_END: usize = 2;
 
+/// The same part so often in a row is a text that repeats itself: a cumulative stream grows.
+const STILL: usize = 8;
+
 /// Which way a stream goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -34,6 +37,8 @@ pub(super) struct Text {
     held: String,
     /// Characters repeated so far.
     repeated: usize,
+    /// Frames in a row that only repeat the part before.
+    still: usize,
 }
 
 impl Text {
@@ -66,13 +71,16 @@ impl Text {
         }
         if part.len() > self.last.len() || at_end {
             self.repeated += self.last.chars().count();
+            self.still = 0;
+        } else {
+            self.still += 1;
         }
         let enough = if at_end { CERTAIN_AT_END } else { CERTAIN };
         if self.repeated >= enough {
             *mode = Mode::Cumulative;
             return self.suffix(part);
         }
-        if at_end {
+        if at_end || self.still >= STILL {
             *mode = Mode::Incremental;
             return self.release(part);
         }
@@ -147,6 +155,25 @@ mod tests {
     fn a_frame_that_shrinks_adds_nothing() {
         let parts = ["Hello wo", "Hello wor", "Hello", "Hello world", ""];
         assert_eq!(run(&parts), ("Hello world".into(), Mode::Cumulative));
+    }
+
+    /// Else a text that repeats itself would be held back without bound, and its client would see no progress.
+    #[test]
+    fn a_repeated_part_is_not_held_back_for_long() {
+        let (mut text, mut mode) = (Text::default(), Mode::default());
+        let mut out = String::new();
+        for _ in 0..=STILL {
+            out += &text.push(&mut mode, "word ".into(), false);
+        }
+        assert_eq!((out, mode), ("word ".repeat(STILL + 1), Mode::Incremental));
+        assert_eq!(text.push(&mut mode, "word ".into(), false), "word ");
+    }
+
+    #[test]
+    fn a_cumulative_stream_may_stand_still_for_a_moment() {
+        let mut frames = vec!["Hel"; STILL];
+        frames.extend(["Hello wor", "Hello world", "Hello world"]);
+        assert_eq!(run(&frames), ("Hello world".into(), Mode::Cumulative));
     }
 
     proptest! {
