@@ -2,57 +2,57 @@
 //!
 //! The modules stand in the order in which a request meets them.
 
-/// The trait that frontends call.
+// The trait that frontends call.
 pub mod gateway;
 
-/// The handle that implements it.
+// The handle that implements it.
 pub mod engine;
 
-/// The one table of error codes.
+// The one table of error codes.
 pub mod error;
 
-/// What travels: data only.
+// What travels: data only.
 pub mod types;
 
-/// What the operator says.
+// What the operator says.
 pub mod config;
 
-/// One request, stage by stage.
+// One request, stage by stage.
 mod pipeline;
 
-/// Who may call.
+// Who may call.
 pub mod admission;
 
-/// Conversations.
+// Conversations.
 pub mod session;
 
-/// From a model name to targets.
+// From a model name to targets.
 pub mod routing;
 
-/// One target of several.
+// One target of several.
 pub mod balance;
 
-/// Limits, health, deadlines and pauses around a provider.
+// Limits, health, deadlines and pauses around a provider.
 pub mod resilience;
 
-/// How providers are spoken to.
+// How providers are spoken to.
 pub mod provider;
 
-/// What is recorded of every request.
+// What is recorded of every request.
 pub mod billing;
 
-/// PostgreSQL or SQLite.
+// PostgreSQL or SQLite.
 pub mod database;
 
+// Redis.
 #[cfg(feature = "redis")]
-/// Redis.
 pub mod redis;
 
-/// Metrics.
+// Metrics.
 pub mod telemetry;
 
+// Promises as functions, for this crate's adapters and yours.
 #[cfg(any(test, feature = "testing"))]
-/// Promises as functions, for this crate's adapters and yours.
 pub mod testing;
 
 pub use engine::{Engine, EngineBuilder};

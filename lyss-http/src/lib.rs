@@ -1,4 +1,4 @@
-//! Lyss over HTTP: a router over any [`Gateway`](lyss_core::Gateway), and the server under it.
+//! Lyss over HTTP: a router over any [`Gateway`], and the server under it.
 //!
 //! [`router`] can be mounted inside another axum application; [`serve`](serve::serve) is the accept loop of the
 //! `lyss` binary, with the deadlines and limits that a public listener needs.

@@ -53,7 +53,7 @@ pub struct Step {
     pub id: String,
     /// The query parameter `user_id`.
     pub user_id: Option<String>,
-    /// What comes back: see [`crate::door::Outcome`].
+    /// What comes back: see [`crate::door::Door`].
     pub expect: Value,
 }
 

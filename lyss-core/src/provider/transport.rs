@@ -45,7 +45,7 @@ pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 /// Sends one HTTP request and returns the answer's head as soon as it is there.
 ///
 /// No redirect is followed, no retry made, no environment proxy used. A failure before the request was sent carries
-/// [`Work::None`](crate::error::Work::None) and [`Retry::Elsewhere`](crate::error::Retry::Elsewhere).
+/// [`Work::None`] and [`Retry::Elsewhere`].
 #[async_trait]
 pub trait HttpTransport: Send + Sync + 'static {
     /// Sends a request. Dropping the future closes or resets the exchange.
