@@ -7,6 +7,7 @@ pub mod log;
 pub mod model;
 pub mod raw;
 pub mod reply;
+mod scan;
 pub mod session;
 pub mod usage;
 

@@ -5,85 +5,12 @@
 //! checks the whole text: grammar (RFC 8259), depth, control characters, lone surrogates, and that no key of the
 //! object itself occurs twice (checker and provider must read the same).
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet};
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind};
-
-/// The deepest nesting that is accepted. serde_json's own limit is the same.
-pub const MAX_DEPTH: usize = 128;
-
-/// The most members of one object that is read. (Objects inside it are not counted until they are read themselves.)
-pub const MAX_MEMBERS: usize = 4_096;
-
-/// Why a text is not accepted as JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawError {
-    /// Offset of the first byte that is wrong.
-    pub offset: usize,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
-/// The kinds of fault of a JSON text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// Not UTF-8.
-    Utf8,
-    /// Not what the grammar allows there; says what was expected.
-    Syntax(&'static str),
-    /// Nested deeper than [`MAX_DEPTH`].
-    Depth,
-    /// Half of a surrogate pair, which is no character.
-    LoneSurrogate,
-    /// A raw control character inside a string.
-    ControlCharacter,
-    /// The object has more than [`MAX_MEMBERS`] members.
-    Members,
-    /// The object has this key twice.
-    DuplicateKey(String),
-    /// The text is JSON, but not an object.
-    NotAnObject,
-}
-
-impl fmt::Display for RawError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.offset;
-        match &self.fault {
-            Fault::Utf8 => write!(f, "not valid UTF-8 at byte {at}"),
-            Fault::Syntax(expected) => {
-                write!(f, "not valid JSON at byte {at}: expected {expected}")
-            }
-            Fault::Depth => write!(f, "nested deeper than {MAX_DEPTH} levels at byte {at}"),
-            Fault::LoneSurrogate => write!(f, "half of a surrogate pair at byte {at}"),
-            Fault::Members => write!(
-                f,
-                "an object has more than {MAX_MEMBERS} members at byte {at}"
-            ),
-            Fault::ControlCharacter => {
-                write!(
-                    f,
-                    "control character inside a string at byte {at}; escape it"
-                )
-            }
-            Fault::DuplicateKey(key) => write!(f, "the key `{}` occurs twice", key.escape_debug()),
-            Fault::NotAnObject => write!(f, "the body must be a JSON object"),
-        }
-    }
-}
-
-impl std::error::Error for RawError {}
-
-impl From<RawError> for Error {
-    fn from(error: RawError) -> Self {
-        let kind = match error.fault {
-            Fault::DuplicateKey(_) => ErrorKind::DuplicateKey,
-            _ => ErrorKind::InvalidJson,
-        };
-        Error::new(kind, error.to_string())
-    }
-}
+pub use super::scan::{Fault, MAX_DEPTH, MAX_MEMBERS, RawError};
+use super::scan::{Place, Scan};
 
 /// One JSON object: its members in order, as slices of the text.
 ///
@@ -98,10 +25,8 @@ pub struct RawObject {
 
 #[derive(Debug, Clone)]
 struct Member {
-    /// Offsets into `text`: the key between its quotes, then the value. Unused when `new` is set.
-    key: (u32, u32),
-    value: (u32, u32),
-    key_escaped: bool,
+    /// Where it lies in `text`; unused when `new` is set.
+    place: Place,
     new: Option<(Cow<'static, str>, Bytes)>,
 }
 
@@ -130,8 +55,8 @@ impl RawObject {
             });
         }
         let mut members = Vec::with_capacity(if text.len() < 512 { 4 } else { 12 });
-        scan.object(0, |member| {
-            members.push(member);
+        scan.object(0, |place| {
+            members.push(Member { place, new: None });
             members.len() <= MAX_MEMBERS
         })?;
         scan.space();
@@ -161,7 +86,7 @@ impl RawObject {
             offset: self
                 .members
                 .get(index)
-                .map_or(0, |member| member.key.0 as usize),
+                .map_or(0, |member| member.place.key.0 as usize),
             fault: Fault::DuplicateKey(key.chars().take(100).collect()),
         };
         if self.members.len() <= 16 {
@@ -199,9 +124,9 @@ impl RawObject {
         match &member.new {
             Some((key, _)) => Cow::Borrowed(key),
             None => {
-                let inner = self.slice(member.key);
-                if member.key_escaped {
-                    let quoted = (member.key.0 - 1, member.key.1 + 1);
+                let inner = self.slice(member.place.key);
+                if member.place.key_escaped {
+                    let quoted = (member.place.key.0 - 1, member.place.key.1 + 1);
                     serde_json::from_slice::<String>(self.slice(quoted))
                         .unwrap_or_default()
                         .into()
@@ -214,7 +139,7 @@ impl RawObject {
 
     fn find(&self, key: &str) -> Option<usize> {
         self.members.iter().position(|member| match &member.new {
-            None if !member.key_escaped => self.slice(member.key) == key.as_bytes(),
+            None if !member.place.key_escaped => self.slice(member.place.key) == key.as_bytes(),
             _ => self.key(member) == key,
         })
     }
@@ -228,7 +153,7 @@ impl RawObject {
                 owner: value,
             },
             None => RawValue {
-                text: self.slice(member.value),
+                text: self.slice(member.place.value),
                 owner: &self.text,
             },
         })
@@ -248,7 +173,7 @@ impl RawObject {
                     owner: value,
                 },
                 None => RawValue {
-                    text: self.slice(member.value),
+                    text: self.slice(member.place.value),
                     owner: &self.text,
                 },
             };
@@ -271,9 +196,11 @@ impl RawObject {
         let (key, json) = (key.into(), json.into());
         self.edited = true;
         let member = Member {
-            key: (0, 0),
-            value: (0, 0),
-            key_escaped: false,
+            place: Place {
+                key: (0, 0),
+                value: (0, 0),
+                key_escaped: false,
+            },
             new: Some((key.clone(), json)),
         };
         match self
@@ -335,7 +262,7 @@ impl RawObject {
             };
             if adjacent {
                 if let Some(run) = &mut run {
-                    run.1 = member.value.1;
+                    run.1 = member.place.value.1;
                 }
             } else {
                 close(&mut run, &mut small, &mut out);
@@ -343,7 +270,7 @@ impl RawObject {
                     small.push(b',');
                 }
                 match &member.new {
-                    None => run = Some((member.key.0 - 1, member.value.1)),
+                    None => run = Some((member.place.key.0 - 1, member.place.value.1)),
                     Some((key, value)) => {
                         small.extend_from_slice(&serde_json::to_vec(key).unwrap_or_default());
                         small.push(b':');
@@ -368,9 +295,9 @@ impl RawObject {
     /// Whether only white space and one comma lie between two members of the original text.
     fn adjacent(&self, left: &Member, right: &Member) -> bool {
         left.new.is_none()
-            && right.key.0 > left.value.1
+            && right.place.key.0 > left.place.value.1
             && self
-                .slice((left.value.1, right.key.0 - 1))
+                .slice((left.place.value.1, right.place.key.0 - 1))
                 .iter()
                 .all(|byte| matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n'))
     }
@@ -515,418 +442,6 @@ impl From<Vec<u8>> for Segments {
     }
 }
 
-/// The scanner. Recursion is bounded by [`MAX_DEPTH`].
-struct Scan<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scan<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
-    fn expected(&self, what: &'static str) -> RawError {
-        RawError {
-            offset: self.at,
-            fault: Fault::Syntax(what),
-        }
-    }
-
-    fn fault(&self, fault: Fault) -> RawError {
-        RawError {
-            offset: self.at,
-            fault,
-        }
-    }
-
-    fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn value(&mut self, depth: usize) -> Result<(), RawError> {
-        match self.peek() {
-            Some(b'"') => self.string().map(|_| ()),
-            Some(b'{') => self.object(depth, |_| true),
-            Some(b'[') => self.array(depth, |_, _| ()),
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => Err(self.expected("a value")),
-        }
-    }
-
-    fn word(&mut self, word: &'static [u8]) -> Result<(), RawError> {
-        if self
-            .text
-            .get(self.at..)
-            .is_some_and(|rest| rest.starts_with(word))
-        {
-            self.at += word.len();
-            Ok(())
-        } else {
-            Err(self.expected("a value"))
-        }
-    }
-
-    fn digits(&mut self) -> Result<(), RawError> {
-        if !matches!(self.peek(), Some(b'0'..=b'9')) {
-            return Err(self.expected("a digit"));
-        }
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<(), RawError> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    /// Reads a string; says whether it has escapes.
-    fn string(&mut self) -> Result<bool, RawError> {
-        self.at += 1;
-        let mut escaped = false;
-        loop {
-            let rest = self.text.get(self.at..).unwrap_or_default();
-            let length = memchr::memchr2(b'"', b'\\', rest).ok_or(RawError {
-                offset: self.text.len(),
-                fault: Fault::Syntax("the end of the string"),
-            })?;
-            let plain = rest.get(..length).unwrap_or_default();
-            // Without an early exit in the loop the compiler vectorises the check.
-            if plain
-                .iter()
-                .fold(false, |found, byte| found | (*byte < 0x20))
-            {
-                self.at += plain
-                    .iter()
-                    .position(|byte| *byte < 0x20)
-                    .unwrap_or_default();
-                return Err(self.fault(Fault::ControlCharacter));
-            }
-            let stop = rest.get(length).copied();
-            self.at += length + 1;
-            if stop == Some(b'"') {
-                return Ok(escaped);
-            }
-            escaped = true;
-            self.escape()?;
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), RawError> {
-        match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
-                self.at += 1;
-                Ok(())
-            }
-            Some(b'u') => {
-                let start = self.at - 1;
-                let lone = RawError {
-                    offset: start,
-                    fault: Fault::LoneSurrogate,
-                };
-                match self.code_unit()? {
-                    0xD800..0xDC00 => {
-                        if self.text.get(self.at..self.at + 2) != Some(b"\\u") {
-                            return Err(lone);
-                        }
-                        self.at += 1;
-                        match self.code_unit()? {
-                            0xDC00..0xE000 => Ok(()),
-                            _ => Err(lone),
-                        }
-                    }
-                    0xDC00..0xE000 => Err(lone),
-                    _ => Ok(()),
-                }
-            }
-            _ => Err(self.expected("an escape")),
-        }
-    }
-
-    fn code_unit(&mut self) -> Result<u32, RawError> {
-        self.at += 1;
-        let mut unit = 0;
-        for _ in 0..4 {
-            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16));
-            unit = unit * 16 + digit.ok_or_else(|| self.expected("four hex digits"))?;
-            self.at += 1;
-        }
-        Ok(unit)
-    }
-
-    fn object(
-        &mut self,
-        depth: usize,
-        mut member: impl FnMut(Member) -> bool,
-    ) -> Result<(), RawError> {
-        if depth >= MAX_DEPTH {
-            return Err(self.fault(Fault::Depth));
-        }
-        self.at += 1;
-        self.space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            if self.peek() != Some(b'"') {
-                return Err(self.expected("a key in quotes"));
-            }
-            let key_start = self.at + 1;
-            let key_escaped = self.string()?;
-            let key_end = self.at - 1;
-            self.space();
-            if self.peek() != Some(b':') {
-                return Err(self.expected("`:`"));
-            }
-            self.at += 1;
-            self.space();
-            let start = self.at;
-            self.value(depth + 1)?;
-            // Offsets fit: the length was checked once, in `parse`.
-            let more = member(Member {
-                key: (key_start as u32, key_end as u32),
-                value: (start as u32, self.at as u32),
-                key_escaped,
-                new: None,
-            });
-            if !more {
-                return Err(self.fault(Fault::Members));
-            }
-            self.space();
-            match self.peek() {
-                Some(b',') => {
-                    self.at += 1;
-                    self.space();
-                }
-                Some(b'}') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(self.expected("`,` or `}`")),
-            }
-        }
-    }
-
-    fn array(
-        &mut self,
-        depth: usize,
-        mut element: impl FnMut(usize, usize),
-    ) -> Result<(), RawError> {
-        if depth >= MAX_DEPTH {
-            return Err(self.fault(Fault::Depth));
-        }
-        self.at += 1;
-        self.space();
-        if self.peek() == Some(b']') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            let start = self.at;
-            self.value(depth + 1)?;
-            element(start, self.at);
-            self.space();
-            match self.peek() {
-                Some(b',') => {
-                    self.at += 1;
-                    self.space();
-                }
-                Some(b']') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(self.expected("`,` or `]`")),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn fault(text: &str) -> Fault {
-        RawObject::parse(Bytes::copy_from_slice(text.as_bytes()))
-            .unwrap_err()
-            .fault
-    }
-
-    #[test]
-    fn refuses_what_is_not_json_and_says_why() {
-        assert!(matches!(fault(r#"{"a":NaN}"#), Fault::Syntax(_)));
-        assert!(matches!(fault(r#"{"a":1} x"#), Fault::Syntax(_)));
-        assert!(matches!(fault(r#"{"a":01}"#), Fault::Syntax(_)));
-        assert!(matches!(fault(r#"{"a":1.}"#), Fault::Syntax(_)));
-        assert!(matches!(fault(r#"{"a":1,}"#), Fault::Syntax(_)));
-        assert!(matches!(fault(r#"{"a":"x"#), Fault::Syntax(_)));
-        assert!(matches!(fault(""), Fault::Syntax(_)));
-        assert_eq!(fault("[1]"), Fault::NotAnObject);
-        assert_eq!(fault("{\"a\":\"\u{1}\"}"), Fault::ControlCharacter);
-        assert_eq!(fault(r#"{"a":"\ud800"}"#), Fault::LoneSurrogate);
-        assert_eq!(fault(r#"{"a":"\udc00\ud800"}"#), Fault::LoneSurrogate);
-        assert_eq!(fault(r#"{"a":"\ud800\u0041"}"#), Fault::LoneSurrogate);
-        assert_eq!(
-            RawObject::parse(Bytes::from_static(b"{\"a\":\"\xff\"}"))
-                .unwrap_err()
-                .fault,
-            Fault::Utf8
-        );
-        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
-        assert_eq!(fault(&deep), Fault::Depth);
-    }
-
-    #[test]
-    fn a_key_twice_is_refused_however_it_is_written() {
-        assert_eq!(
-            fault(r#"{"model":1,"model":2}"#),
-            Fault::DuplicateKey("model".into())
-        );
-        assert_eq!(
-            fault(r#"{"model":1,"mod\u0065l":2}"#),
-            Fault::DuplicateKey("model".into())
-        );
-        let many: String = (0..100).map(|i| format!("\"k{i}\":1,")).collect();
-        assert_eq!(
-            fault(&format!("{{{many}\"k7\":1}}")),
-            Fault::DuplicateKey("k7".into())
-        );
-    }
-
-    #[test]
-    fn edits_leave_every_other_byte_alone() {
-        let text = r#"{ "model" : "a", "session_id":"s", "seed": 12345678901234567890 , "x":"\u00e9\/", "y":[1.0e5]}"#;
-        let mut object = RawObject::parse(text.into()).unwrap();
-        assert_eq!(object.to_bytes(), text);
-        object.set_str("model", "b");
-        assert!(object.remove("session_id"));
-        object.set("stream_options", &b"{\"include_usage\":true}"[..]);
-        assert_eq!(
-            object.to_bytes(),
-            r#"{"model":"b","seed": 12345678901234567890 , "x":"\u00e9\/", "y":[1.0e5],"stream_options":{"include_usage":true}}"#
-        );
-        assert_eq!(object.get("seed").unwrap().text(), "12345678901234567890");
-        assert_eq!(object.get("x").unwrap().as_str().unwrap(), "é/");
-    }
-
-    #[test]
-    fn a_large_value_is_not_copied() {
-        let text: Bytes = format!(
-            "{{\"model\":\"a\",\"messages\":\"{}\"}}",
-            "x".repeat(100_000)
-        )
-        .into();
-        let mut object = RawObject::parse(text.clone()).unwrap();
-        object.set_str("model", "b");
-        let segments = object.to_segments();
-        let large = segments
-            .0
-            .iter()
-            .find(|segment| segment.len() > 100_000)
-            .unwrap();
-        let range = text.as_ptr() as usize..text.as_ptr() as usize + text.len();
-        assert!(range.contains(&(large.as_ptr() as usize)));
-    }
-
-    #[test]
-    fn members_are_bounded_where_they_are_read() {
-        let object = |count: usize| {
-            let keys: Vec<String> = (0..count).map(|i| format!("\"k{i}\":{i}")).collect();
-            format!("{{{}}}", keys.join(","))
-        };
-        assert_eq!(
-            RawObject::parse(object(MAX_MEMBERS).into()).unwrap().len(),
-            MAX_MEMBERS
-        );
-        assert_eq!(fault(&object(1_000_000)), Fault::Members);
-        // Inside, where nobody reads them, they are the provider's business.
-        let inner = format!("{{\"logit_bias\":{}}}", object(100_000));
-        assert!(RawObject::parse(inner.into()).is_ok());
-    }
-
-    fn json() -> impl Strategy<Value = serde_json::Value> {
-        use serde_json::Value;
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<i32>().prop_map(|n| Value::from(f64::from(n) / 8.0)),
-            any::<String>().prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 32, 6, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::btree_map(any::<String>(), inner, 0..6)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn round_trips_any_object(map in prop::collection::btree_map(any::<String>(), json(), 0..8), pretty: bool) {
-            let value = serde_json::Value::Object(map.into_iter().collect());
-            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
-            let mut object = RawObject::parse(text.clone().into()).unwrap();
-            prop_assert_eq!(object.to_bytes(), text);
-            for (key, expected) in value.as_object().unwrap() {
-                let found: serde_json::Value = object.get(key).unwrap().decode().unwrap();
-                prop_assert_eq!(&found, expected);
-            }
-            // Every edit gives the JSON that a map with the same edit gives.
-            let mut map = value.as_object().unwrap().clone();
-            if let Some(key) = map.keys().nth(map.len() / 2).cloned() {
-                object.remove(&key);
-                map.remove(&key);
-            }
-            object.set("added", &b"[1]"[..]);
-            map.insert("added".into(), serde_json::json!([1]));
-            let after: serde_json::Value = serde_json::from_slice(&object.to_bytes()).unwrap();
-            prop_assert_eq!(after, serde_json::Value::Object(map));
-        }
-
-        #[test]
-        fn agrees_with_serde_json_on_what_is_json(text in r#"[\{\}\[\]",:0-9eE.+\- tfnrualse\\]{0,40}"#) {
-            let ours = RawObject::parse(text.clone().into());
-            let theirs = serde_json::from_str::<serde_json::Value>(&text);
-            match ours {
-                Ok(_) => prop_assert!(theirs.is_ok_and(|value| value.is_object())),
-                Err(RawError { fault: Fault::Syntax(_), .. }) => prop_assert!(theirs.is_err()),
-                Err(_) => {}
-            }
-        }
-
-        #[test]
-        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = RawObject::parse(bytes.into());
-        }
-    }
-}
+#[path = "raw_tests.rs"]
+mod tests;
