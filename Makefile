@@ -29,6 +29,7 @@ test-clients: ## Run the official SDKs against the built gateway only
 lint: ## Formatting, clippy, docs, licences, nothing of one machine: warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p lyss-core --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	python3 tests/lint/licences.py
 	tests/lint/portable.sh

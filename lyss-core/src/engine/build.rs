@@ -30,7 +30,7 @@ use crate::{
     },
     resilience::{limit::RateWindow, timeout::Timeouts},
     routing::{Account, Table, TableParts},
-    session::{DatabaseSessionStore, MemorySessionStore, SharedSessionStore},
+    session::{MemorySessionStore, SharedSessionStore},
     telemetry::metrics::Metrics,
 };
 
@@ -40,7 +40,14 @@ pub(crate) type Balancers = BTreeMap<String, BalancerFactory>;
 #[cfg(feature = "redis")]
 pub(super) type RedisPing = crate::redis::RedisHandle;
 #[cfg(not(feature = "redis"))]
-pub(super) type RedisPing = std::convert::Infallible;
+pub(super) enum RedisPing {}
+
+#[cfg(not(feature = "redis"))]
+impl RedisPing {
+    pub(super) async fn ping(&self) -> Result<()> {
+        match *self {}
+    }
+}
 
 /// What a configuration says about providers and routes.
 pub(super) struct Configured {
@@ -298,11 +305,22 @@ fn open_sessions(
         StoreKind::Database
     });
     Ok(match (kind, redis) {
-        (StoreKind::Database, _) => Arc::new(DatabaseSessionStore::new(database.clone(), ttl)),
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        (StoreKind::Database, _) => Arc::new(crate::session::DatabaseSessionStore::new(
+            database.clone(),
+            ttl,
+        )),
         (StoreKind::Memory, _) => Arc::new(MemorySessionStore::new(ttl)),
         #[cfg(feature = "redis")]
         (StoreKind::Redis, Some(redis)) => {
             Arc::new(crate::session::RedisSessionStore::new(redis.clone(), ttl))
+        }
+        #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+        (StoreKind::Database, _) => {
+            return Err(Error::invalid(
+                "session.store",
+                "this build has no database driver",
+            ));
         }
         (StoreKind::Redis, _) => {
             return Err(Error::invalid(

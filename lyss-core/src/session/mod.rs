@@ -106,6 +106,7 @@ impl Ttl {
         }
     }
 
+    #[cfg(any(feature = "postgres", feature = "sqlite", feature = "redis"))]
     /// Whether so little is left that a use has to write the new end down.
     fn renewal_due(self, left_ms: i64) -> bool {
         left_ms < self.ms - self.ms / 8
@@ -121,6 +122,7 @@ pub(crate) fn now_ms() -> i64 {
         })
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "redis"))]
 /// A session of which the stored value cannot be read. `what` goes to the logs.
 fn corrupt(what: impl Into<String>) -> crate::Error {
     crate::Error::new(
