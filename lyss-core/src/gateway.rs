@@ -7,7 +7,8 @@ use crate::{
     error::{Error, Result},
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, Model, Session, StoredMessage, session::SessionPage,
+        LogRow, Model, Session,
+        session::{MessagePage, SessionPage},
     },
 };
 
@@ -65,7 +66,7 @@ pub trait Gateway: Send + Sync + 'static {
         id: &str,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<StoredMessage>>;
+    ) -> Result<MessagePage>;
 
     /// Deletes a session. Deleting a missing one is no error.
     async fn delete_session(&self, context: CallContext, id: &str) -> Result<()>;

@@ -55,7 +55,8 @@ pub use routing::{
 pub use secret::Secret;
 pub use server::{GrpcConfig, HttpConfig, ServerConfig, TlsConfig};
 pub use session::{
-    CompressionStrategy, Mem0Config, Mem0Flavor, MemoryConfig, SessionConfig, StoreKind,
+    CompressionStrategy, Mem0Config, Mem0Flavor, MemoryConfig, SessionConcurrency, SessionConfig,
+    StoreKind,
 };
 pub use value::{
     format_duration, format_size, is_loopback, parse_address, parse_duration, parse_size,

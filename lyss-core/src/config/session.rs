@@ -22,6 +22,12 @@ pub struct SessionConfig {
     pub strategy: CompressionStrategy,
     /// Whether a request without `session_id` begins a session.
     pub auto_create: bool,
+    /// What becomes of a turn while another one of its session runs.
+    pub concurrency: SessionConcurrency,
+    /// How long a turn waits for those before it.
+    pub queue_timeout: Duration,
+    /// Most turns that wait for one session, on each instance and in all.
+    pub queue_max: u32,
     /// Where sessions live. Unset: `redis` when Redis is configured, else `database`.
     pub store: Option<StoreKind>,
 }
@@ -34,6 +40,16 @@ pub enum CompressionStrategy {
     Summarize,
     /// Old turns are left out.
     Truncate,
+}
+
+/// `session.concurrency`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SessionConcurrency {
+    /// It waits, first come, first served.
+    #[default]
+    Queue,
+    /// It is refused with `session_busy`.
+    Reject,
 }
 
 /// `session.store`.
@@ -89,6 +105,9 @@ impl Default for SessionConfig {
             keep_recent: 5,
             strategy: CompressionStrategy::default(),
             auto_create: false,
+            concurrency: SessionConcurrency::default(),
+            queue_timeout: Duration::from_secs(30),
+            queue_max: 256,
             store: None,
         }
     }
@@ -109,6 +128,11 @@ impl Default for Mem0Config {
 impl Choice for CompressionStrategy {
     const NAMES: &'static [(&'static str, Self)] =
         &[("summarize", Self::Summarize), ("truncate", Self::Truncate)];
+}
+
+impl Choice for SessionConcurrency {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("queue", Self::Queue), ("reject", Self::Reject)];
 }
 
 impl Choice for StoreKind {
@@ -137,6 +161,9 @@ impl Section for SessionConfig {
         r.integer("keep_recent", 1..=10_000, &mut self.keep_recent);
         r.choice("strategy", &mut self.strategy);
         r.boolean("auto_create", &mut self.auto_create);
+        r.choice("concurrency", &mut self.concurrency);
+        r.duration("queue_timeout", &mut self.queue_timeout);
+        r.integer("queue_max", 1..=100_000, &mut self.queue_max);
         r.choice::<StoreKind>("store", &mut self.store);
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     resilience::{limit::RateWindow, timeout::Timeouts},
     routing::{Account, Table, TableParts},
-    session::{MemorySessionStore, SharedSessionStore},
+    session::{MemorySessionStore, SharedSessionStore, TurnQueue},
     telemetry::metrics::Metrics,
 };
 
@@ -143,6 +143,7 @@ impl EngineBuilder {
             metrics: Metrics::default(),
             ledger,
             database,
+            turns: TurnQueue::new(Arc::clone(&sessions), tasks.clone()),
             sessions,
             keys,
             redis,

@@ -22,8 +22,9 @@ use crate::{
     resilience::health::Away,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
-        EmbeddingResponse, LogRow, Model, Principal, Session, SessionKey, StoredMessage,
-        chat::MAX_NAME, session::SessionPage,
+        EmbeddingResponse, LogRow, Model, Principal, Session, SessionKey,
+        chat::MAX_NAME,
+        session::{MessagePage, SessionPage},
     },
 };
 
@@ -141,7 +142,7 @@ impl Gateway for Engine {
         id: &str,
         after: u64,
         most: usize,
-    ) -> Result<Vec<StoredMessage>> {
+    ) -> Result<MessagePage> {
         let principal = self.identify(&context, None).await?;
         let most = limit(Some(most))?;
         self.0

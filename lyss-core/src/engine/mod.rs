@@ -34,7 +34,7 @@ use crate::{
     gateway::RoutingRule,
     provider::registry::Registry,
     routing::Table,
-    session::SharedSessionStore,
+    session::{SharedSessionStore, TurnQueue},
     telemetry::metrics::Metrics,
 };
 
@@ -71,6 +71,7 @@ pub(crate) struct Inner {
     pub ledger: Ledger,
     pub database: Database,
     pub sessions: SharedSessionStore,
+    pub turns: TurnQueue,
     pub keys: Arc<KeyRing>,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,

@@ -1,14 +1,22 @@
-//! Loads the session and builds the message list: system prompt, stored conversation, new messages.
+//! Waits for the session's turn, loads the session and splits the request into what is new and what is stored.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::turn::Reply;
+use super::{
+    history::{History, already_stored},
+    turn::Reply,
+};
 use crate::{
+    config::SessionConcurrency,
     engine::Inner,
     error::{Error, ErrorKind, Result, Work},
+    session::{Patience, TurnLease},
     types::{
-        ChatRequest, Message, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn,
-        Version, reply::TextSize,
+        ChatRequest, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn, Version,
+        reply::TextSize,
+        session::{Appended, Prefix},
     },
 };
 
@@ -18,30 +26,39 @@ pub(crate) const NEW_SESSION: &str = "new";
 /// The turn of a session that a request makes; nothing for a stateless one.
 pub(crate) struct Turning(Option<Conversation>);
 
-struct Conversation {
-    key: SessionKey,
+/// A conversation at one of its turns.
+pub(crate) struct Conversation {
+    pub key: SessionKey,
+    /// Held until the turn is stored or given up; a fresh session needs none, nobody else knows it.
+    lease: Option<TurnLease>,
     version: Version,
+    history: History,
     /// The system prompt to store from now on; `None` leaves the stored one.
     system: Option<Bytes>,
+    /// The system prompt in force, message by message.
+    pub prompt: Vec<Bytes>,
+    /// What stands for the messages before `stored`.
+    pub prefix: Prefix,
+    /// Stored messages after the prefix.
+    pub stored: Vec<StoredMessage>,
     /// What the request adds.
-    new: Vec<Bytes>,
-    /// What goes upstream; taken once.
-    messages: Option<Vec<Bytes>>,
+    pub new: Vec<Bytes>,
 }
 
-/// Loads the session of a request, if it names one.
+/// Waits for the turn and loads the session of a request, if it names one.
 ///
 /// # Errors
-/// `session_store_unavailable`, `session_corrupt`, and those of reading the messages.
+/// `session_busy`, `session_store_unavailable`, `session_corrupt`, and those of reading the messages.
 pub(crate) async fn assemble(
     inner: &Inner,
     principal: &Principal,
+    request_id: RequestId,
     request: &ChatRequest,
 ) -> Result<Turning> {
-    let id = match request.session_id() {
-        Some(NEW_SESSION) => new_session_id(),
-        Some(id) => id.to_owned(),
-        None if inner.settings().auto_create_sessions => new_session_id(),
+    let (id, fresh) = match request.session_id() {
+        Some(NEW_SESSION) => (new_session_id(), true),
+        Some(id) => (id.to_owned(), false),
+        None if inner.settings().auto_create_sessions => (new_session_id(), true),
         None => return Ok(Turning(None)),
     };
     if request
@@ -60,10 +77,12 @@ pub(crate) async fn assemble(
         id,
     };
     let messages = request.messages()?;
-    let loaded = inner.sessions.load(&key).await?;
-    let (version, stored_system, stored) = match loaded {
-        Some(loaded) => (loaded.version, loaded.system, loaded.messages),
-        None => (0, None, Vec::new()),
+    let (lease, loaded) = if fresh {
+        (None, None)
+    } else {
+        let patience = patience(inner);
+        let (lease, loaded) = inner.turns.enter(&key, request_id, patience).await?;
+        (Some(lease), loaded)
     };
 
     // Leading system messages are the session's prompt: kept apart, so that a resent one replaces the stored one.
@@ -74,30 +93,58 @@ pub(crate) async fn assemble(
     let (system, rest) = messages.split_at(lead);
     let system =
         (!system.is_empty()).then(|| join(system.iter().map(|message| message.0.to_bytes())));
-    let new: Vec<Bytes> = rest
-        .iter()
-        .skip(already_stored(&stored, rest))
-        .map(|message| message.0.to_bytes())
-        .collect();
+    let (history, count) = loaded.as_ref().map_or(("", 0), |loaded| {
+        (&*loaded.history, loaded.session.message_count)
+    });
+    let new = rest
+        .get(already_stored(history, count, rest)..)
+        .unwrap_or_default();
     if new.is_empty() {
         return Err(Error::invalid(
             "messages",
             "a turn of a session needs at least one message besides the system prompt",
         ));
     }
+    let mut history = History::stored(history);
+    for message in new {
+        history.push(message);
+    }
+    let new = new.iter().map(|message| message.0.to_bytes()).collect();
 
+    let (version, stored_system, prefix, stored) = match loaded {
+        Some(loaded) => (
+            loaded.version,
+            loaded.system,
+            loaded.prefix,
+            loaded.messages,
+        ),
+        None => Default::default(),
+    };
     let prompt = system.as_ref().or(stored_system.as_ref());
-    let mut all: Vec<Bytes> = prompt.map(elements).transpose()?.unwrap_or_default();
-    all.extend(stored.iter().map(|message| message.json.clone()));
-    all.extend(new.iter().cloned());
-    let system = system.filter(|system| Some(system) != stored_system.as_ref());
+    let prompt = prompt.map(elements).transpose()?.unwrap_or_default();
     Ok(Turning(Some(Conversation {
         key,
+        lease,
         version,
-        system,
+        history,
+        system: system.filter(|system| Some(system) != stored_system.as_ref()),
+        prompt,
+        prefix,
+        stored,
         new,
-        messages: Some(all),
     })))
+}
+
+fn patience(inner: &Inner) -> Patience {
+    let settings = inner.settings();
+    let session = &settings.config.session;
+    Patience {
+        wait: match session.concurrency {
+            SessionConcurrency::Queue => session.queue_timeout,
+            SessionConcurrency::Reject => Duration::ZERO,
+        },
+        queue_max: session.queue_max,
+    }
 }
 
 /// A fresh session id: unguessable, since within a user it is all that names the session.
@@ -134,36 +181,6 @@ fn elements(array: &Bytes) -> Result<Vec<Bytes>> {
         .unwrap_or_default())
 }
 
-/// How many leading messages of the request are the whole stored conversation sent again (the usual habit of clients
-/// that keep the history themselves). Only the entire history followed by something new counts: a message that
-/// happens to equal an old one is a message.
-fn already_stored(stored: &[StoredMessage], sent: &[Message]) -> usize {
-    if stored.is_empty() || sent.len() <= stored.len() {
-        return 0;
-    }
-    let same = stored.iter().zip(sent).all(|(stored, sent)| {
-        RawObject::parse(stored.json.clone())
-            .is_ok_and(|object| same_message(&Message(object), sent))
-    });
-    if same { stored.len() } else { 0 }
-}
-
-/// Whether two messages say the same, however they are written.
-fn same_message(left: &Message, right: &Message) -> bool {
-    let value = |message: &Message, field: &str| -> Option<serde_json::Value> {
-        message
-            .0
-            .get_some(field)
-            .and_then(|value| value.decode().ok())
-    };
-    left.role() == right.role()
-        && ["content", "tool_calls", "tool_call_id", "name"]
-            .iter()
-            .all(|field| {
-                value(left, field).filter(|v| v != "") == value(right, field).filter(|v| v != "")
-            })
-}
-
 impl Turning {
     /// The session.
     pub fn session_id(&self) -> Option<&str> {
@@ -177,11 +194,9 @@ impl Turning {
         self.0.is_some()
     }
 
-    /// The messages to send upstream; `None` for a stateless request, whose own body is sent as it is.
-    pub fn take_messages(&mut self) -> Option<Vec<Bytes>> {
-        self.0
-            .as_mut()
-            .and_then(|conversation| conversation.messages.take())
+    /// The conversation; `None` for a stateless request, whose own body is sent as it is.
+    pub fn conversation(&mut self) -> Option<&mut Conversation> {
+        self.0.as_mut()
     }
 
     /// Stores the turn with the reply of a complete answer; durable when it returns. Nothing to do without a session.
@@ -189,7 +204,7 @@ impl Turning {
     /// # Errors
     /// `session_conflict`, `session_store_unavailable`, `upstream_invalid_response` (an answer without a message).
     pub async fn append_answer(
-        &self,
+        &mut self,
         inner: &Inner,
         request_id: RequestId,
         answer: &RawObject,
@@ -203,18 +218,26 @@ impl Turning {
         }
     }
 
-    /// Stores the turn with a reply; durable when it returns.
-    pub async fn append(&self, inner: &Inner, request_id: RequestId, reply: Bytes) -> Result<()> {
-        let Some(conversation) = &self.0 else {
+    /// Stores the turn with a reply; durable when it returns. The session's next turn may begin then.
+    pub async fn append(
+        &mut self,
+        inner: &Inner,
+        request_id: RequestId,
+        reply: Bytes,
+    ) -> Result<()> {
+        let Some(conversation) = &mut self.0 else {
             return Ok(());
         };
         let tokens = |json: &Bytes| {
             let size = TextSize::of(std::str::from_utf8(json).unwrap_or_default());
             u32::try_from(size.tokens()).unwrap_or(u32::MAX)
         };
+        let mut history = conversation.history.clone();
+        history.push_json(&reply);
         let turn = Turn {
             request_id,
             system: conversation.system.clone(),
+            history: history.into_stored(),
             messages: conversation
                 .new
                 .iter()
@@ -232,52 +255,13 @@ impl Turning {
             stored => stored,
         };
         // The provider has answered, and charged: the caller's SDK must not buy the answer again.
-        stored.map_err(|error| error.with_work(Work::Unknown))?;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn message(json: &str) -> Message {
-        Message(RawObject::parse(Bytes::copy_from_slice(json.as_bytes())).unwrap())
-    }
-
-    fn stored(json: &str) -> StoredMessage {
-        StoredMessage {
-            seq: 1,
-            turn: 1,
-            json: Bytes::copy_from_slice(json.as_bytes()),
-            tokens: 1,
+        let stored = stored.map_err(|error| error.with_work(Work::Unknown))?;
+        if let Some(mut lease) = conversation.lease.take() {
+            lease.appended();
         }
-    }
-
-    #[test]
-    fn a_resent_history_is_recognised_however_it_is_written() {
-        let history = [
-            stored(r#"{"role":"user","content":"h\u00e9"}"#),
-            stored(r#"{"role":"assistant","content":"yes","refusal":null}"#),
-        ];
-        let resent = [
-            message(r#"{"content": "hé", "role": "user"}"#),
-            message(r#"{"role":"assistant","content":"yes"}"#),
-            message(r#"{"role":"user","content":"more"}"#),
-        ];
-        assert_eq!(already_stored(&history, &resent), 2);
-        assert_eq!(
-            already_stored(&history, resent.get(..2).unwrap()),
-            0,
-            "nothing new: not a resend"
-        );
-        assert_eq!(already_stored(&history, resent.get(2..).unwrap()), 0);
-        let other = [
-            resent.first().unwrap().clone(),
-            message(r#"{"role":"assistant","content":"no"}"#),
-            resent.get(2).unwrap().clone(),
-        ];
-        assert_eq!(already_stored(&history, &other), 0);
+        if stored == Appended::Deleted {
+            tracing::debug!(%request_id, "the session was deleted during its turn and stays so");
+        }
+        Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod deliver;
 mod dispatch;
 mod execute;
 mod finish;
+mod history;
 mod turn;
 
 use std::sync::{Arc, atomic::AtomicBool};
@@ -50,7 +51,7 @@ pub(crate) async fn chat(
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
     record.gone_when(gone);
     let outcome = async {
-        let mut turn = assemble::assemble(&inner, &principal, &request).await?;
+        let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
         let request = compress::compress(&mut turn, request)?;
         cover::cover(&mut record)?;
@@ -97,7 +98,7 @@ pub(crate) async fn chat_stream(
     let asked = admit::Asked::chat(&request);
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
     let outcome = async {
-        let mut turn = assemble::assemble(&inner, &principal, &request).await?;
+        let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
         let request = compress::compress(&mut turn, request)?;
         cover::cover(&mut record)?;

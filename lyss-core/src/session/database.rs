@@ -14,8 +14,8 @@ use crate::{
     database::{Database, Pool, QueryResult, within},
     error::{Error, ErrorKind, Result},
     types::session::{
-        LoadedSession, Session, SessionKey, SessionPage, SessionStatus, StoredMessage, Turn,
-        Version,
+        Appended, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage,
+        SessionStatus, StoredMessage, Turn, Version,
     },
 };
 
@@ -93,7 +93,7 @@ struct Stored {
 }
 
 /// How an append ended.
-enum Appended {
+enum Outcome {
     At(i64),
     Conflict,
 }
@@ -223,9 +223,9 @@ impl DatabaseSessionStore {
         key: &SessionKey,
         turn: &Turn,
         expected: Version,
-    ) -> QueryResult<Appended> {
+    ) -> QueryResult<Outcome> {
         let Ok(expected) = i64::try_from(expected) else {
-            return Ok(Appended::Conflict);
+            return Ok(Outcome::Conflict);
         };
         let request = turn.request_id.to_string();
         let count = i64::try_from(turn.messages.len()).unwrap_or(i64::MAX);
@@ -266,9 +266,9 @@ impl DatabaseSessionStore {
                             .execute(&mut *transaction)
                             .await?;
                         transaction.commit().await?;
-                        return Ok(Appended::At(version));
+                        return Ok(Outcome::At(version));
                     }
-                    Some((_, version, _)) if version < 0 => return Ok(Appended::At(version)),
+                    Some((_, version, _)) if version < 0 => return Ok(Outcome::At(version)),
                     None if expected == 0 && !created => {
                         created = true;
                         sqlx::query(DELETE_EXPIRED)
@@ -287,7 +287,7 @@ impl DatabaseSessionStore {
                             .execute(&mut *transaction)
                             .await?;
                     }
-                    _ => return Ok(Appended::Conflict),
+                    _ => return Ok(Outcome::Conflict),
                 }
             };
             let mut seq = total - count;
@@ -306,7 +306,7 @@ impl DatabaseSessionStore {
                 insert.build().execute(&mut *transaction).await?;
             }
             transaction.commit().await?;
-            Ok(Appended::At(version))
+            Ok(Outcome::At(version))
         })
     }
 }
@@ -375,6 +375,7 @@ impl Stored {
                 token_count: count(tokens)?,
                 created_ms,
                 last_activity_ms,
+                compressed_count: 0,
                 status: SessionStatus::Active,
                 metadata,
             },
@@ -433,17 +434,19 @@ impl SessionStore for DatabaseSessionStore {
         Ok(Some(LoadedSession {
             session: stored.session,
             version: stored.version,
+            history: String::new(),
             system: stored.system,
+            prefix: Prefix::default(),
             messages,
         }))
     }
 
-    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Version> {
+    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended> {
         match guarded(self.try_append(key, turn, expected)).await? {
-            Appended::At(version) => {
-                u64::try_from(version).map_err(|_| corrupt("the version is negative"))
-            }
-            Appended::Conflict => Err(conflict()),
+            Outcome::At(version) => u64::try_from(version)
+                .map(Appended::At)
+                .map_err(|_| corrupt("the version is negative")),
+            Outcome::Conflict => Err(conflict()),
         }
     }
 
@@ -452,11 +455,15 @@ impl SessionStore for DatabaseSessionStore {
         key: &SessionKey,
         after: u64,
         limit: usize,
-    ) -> Result<Option<Vec<StoredMessage>>> {
-        match self.find(key).await? {
-            Some(stored) => self.page(&stored, after, limit).await,
-            None => Ok(None),
-        }
+    ) -> Result<Option<MessagePage>> {
+        let Some(stored) = self.find(key).await? else {
+            return Ok(None);
+        };
+        let messages = self.page(&stored, after, limit).await?;
+        Ok(messages.map(|messages| MessagePage {
+            session: stored.session,
+            messages,
+        }))
     }
 
     /// A session that cannot be read is left out, and logged.

@@ -15,14 +15,15 @@ use super::{
     SessionStore, Ttl, conflict,
     cursor::{Cursor, cut_page},
     now_ms,
+    turns::{Step, Turns},
 };
 use crate::{
     error::Result,
     types::{
         call::RequestId,
         session::{
-            LoadedSession, Session, SessionKey, SessionPage, SessionStatus, StoredMessage, Turn,
-            Version,
+            Appended, Begun, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage,
+            SessionStatus, StoredMessage, Ticket, Turn, Version,
         },
     },
 };
@@ -46,6 +47,8 @@ pub struct MemorySessionStore {
 #[derive(Debug, Default)]
 struct Shard {
     users: HashMap<String, HashMap<String, Stored>>,
+    /// Whose turn it is, also in sessions that do not exist yet.
+    turns: HashMap<SessionKey, Turns>,
     writes: u32,
 }
 
@@ -53,9 +56,13 @@ struct Shard {
 struct Stored {
     session: Session,
     version: Version,
+    history: String,
     system: Option<Bytes>,
+    prefix: Prefix,
     messages: Vec<StoredMessage>,
     last_request: Option<RequestId>,
+    /// Who compresses it, and until when it counts as doing so.
+    compression: Option<(RequestId, Instant)>,
     expires: Instant,
 }
 
@@ -114,8 +121,20 @@ impl Shard {
         }
     }
 
+    /// Changes whose turn it is; a queue that is empty is not kept.
+    fn on_turns<T>(&mut self, key: &SessionKey, change: impl FnOnce(&mut Turns) -> T) -> T {
+        let mut turns = self.turns.remove(key).unwrap_or_default();
+        let outcome = change(&mut turns);
+        if !turns.is_idle() {
+            self.turns.insert(key.clone(), turns);
+        }
+        outcome
+    }
+
     fn sweep(&mut self, now: Instant) -> usize {
         self.writes = 0;
+        let now_ms = now_ms();
+        self.turns.retain(|_, turns| !turns.is_over(now_ms));
         let mut dropped = 0;
         self.users.retain(|_, sessions| {
             let before = sessions.len();
@@ -138,13 +157,17 @@ impl Stored {
                 token_count: 0,
                 created_ms: now,
                 last_activity_ms: now,
+                compressed_count: 0,
                 status: SessionStatus::Active,
                 metadata: None,
             },
             version: 0,
+            history: String::new(),
             system: None,
+            prefix: Prefix::default(),
             messages: Vec::new(),
             last_request: None,
+            compression: None,
             expires,
         }
     }
@@ -165,8 +188,34 @@ impl Stored {
         if let Some(system) = &turn.system {
             self.system = Some(Bytes::copy_from_slice(system));
         }
+        self.history.clone_from(&turn.history);
         self.last_request = Some(turn.request_id);
         self.session.last_activity_ms = now_ms().max(self.session.last_activity_ms);
+    }
+
+    fn show(&self) -> Session {
+        let mut session = self.session.clone();
+        if self.is_compressing() {
+            session.status = SessionStatus::Compressing;
+        }
+        session
+    }
+
+    fn is_compressing(&self) -> bool {
+        self.compression
+            .is_some_and(|(_, until)| until > Instant::now())
+    }
+
+    fn load(&self) -> LoadedSession {
+        let covered = usize::try_from(self.prefix.upto).unwrap_or(usize::MAX);
+        LoadedSession {
+            session: self.show(),
+            version: self.version,
+            history: self.history.clone(),
+            system: self.system.clone(),
+            prefix: self.prefix.clone(),
+            messages: self.messages.iter().skip(covered).cloned().collect(),
+        }
     }
 }
 
@@ -180,13 +229,13 @@ impl SessionStore for MemorySessionStore {
                 stored.session.metadata = metadata;
             }
             stored.expires = expires;
-            stored.session.clone()
+            stored.show()
         }))
     }
 
     async fn get(&self, key: &SessionKey) -> Result<Option<Session>> {
         Ok(self.with_shard(&key.user_id, |shard| {
-            shard.find(key).map(|stored| stored.session.clone())
+            shard.find(key).map(|stored| stored.show())
         }))
     }
 
@@ -195,33 +244,103 @@ impl SessionStore for MemorySessionStore {
         Ok(self.with_shard(&key.user_id, |shard| {
             let stored = shard.find(key)?;
             stored.expires = expires;
-            Some(LoadedSession {
-                session: stored.session.clone(),
-                version: stored.version,
-                system: stored.system.clone(),
-                messages: stored.messages.clone(),
-            })
+            Some(stored.load())
         }))
     }
 
-    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Version> {
+    async fn begin_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<Begun> {
+        let expires = self.expires();
+        Ok(self.with_shard(&key.user_id, |shard| {
+            let step = shard.on_turns(key, |turns| turns.begin(ticket, now_ms()));
+            match step {
+                Step::Granted => Begun::Granted(shard.find(key).map(|stored| {
+                    stored.expires = expires;
+                    Box::new(stored.load())
+                })),
+                Step::Waiting => Begun::Waiting,
+                Step::Busy => Begun::Busy,
+            }
+        }))
+    }
+
+    async fn renew_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<bool> {
+        Ok(self.with_shard(&key.user_id, |shard| {
+            shard.on_turns(key, |turns| turns.renew(ticket, now_ms()))
+        }))
+    }
+
+    async fn end_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<()> {
+        self.with_shard(&key.user_id, |shard| {
+            shard.on_turns(key, |turns| turns.end(ticket.request_id, now_ms()));
+        });
+        Ok(())
+    }
+
+    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended> {
         let expires = self.expires();
         self.with_shard(&key.user_id, |shard| {
-            if expected > 0 && shard.find(key).is_none() {
-                return Err(conflict());
+            if shard.find(key).is_none() {
+                let turns = shard.turns.get(key);
+                if turns.is_some_and(|turns| turns.was_deleted_under(turn.request_id)) {
+                    shard.on_turns(key, |turns| turns.end(turn.request_id, now_ms()));
+                    return Ok(Appended::Deleted);
+                }
+                if expected > 0 {
+                    return Err(conflict());
+                }
             }
             let (stored, _) = shard.find_or_create(key, expires);
-            if stored.last_request == Some(turn.request_id) {
-                stored.expires = expires;
-                return Ok(stored.version);
+            if stored.last_request != Some(turn.request_id) {
+                if stored.version != expected {
+                    return Err(conflict());
+                }
+                stored.append(turn);
             }
-            if stored.version != expected {
-                return Err(conflict());
-            }
-            stored.append(turn);
             stored.expires = expires;
-            Ok(stored.version)
+            let version = stored.version;
+            shard.on_turns(key, |turns| turns.end(turn.request_id, now_ms()));
+            Ok(Appended::At(version))
         })
+    }
+
+    async fn begin_compression(
+        &self,
+        key: &SessionKey,
+        by: RequestId,
+        lease: Duration,
+    ) -> Result<bool> {
+        Ok(self.with_shard(&key.user_id, |shard| {
+            let Some(stored) = shard.find(key).filter(|stored| !stored.is_compressing()) else {
+                return false;
+            };
+            stored.compression = Some((by, Instant::now() + lease));
+            true
+        }))
+    }
+
+    async fn compress(&self, key: &SessionKey, prefix: &Prefix, by: RequestId) -> Result<bool> {
+        Ok(self.with_shard(&key.user_id, |shard| {
+            let Some(stored) = shard.find(key) else {
+                return false;
+            };
+            stored.compression.take_if(|(who, _)| *who == by);
+            let follows = prefix.version == stored.prefix.version + 1
+                && (stored.prefix.upto..=stored.session.message_count).contains(&prefix.upto);
+            if follows {
+                stored.prefix = prefix.clone();
+                stored.session.compressed_count = prefix.upto;
+            }
+            follows
+        }))
+    }
+
+    async fn end_compression(&self, key: &SessionKey, by: RequestId) -> Result<()> {
+        self.with_shard(&key.user_id, |shard| {
+            if let Some(stored) = shard.find(key) {
+                stored.compression.take_if(|(who, _)| *who == by);
+            }
+        });
+        Ok(())
     }
 
     async fn messages(
@@ -229,12 +348,15 @@ impl SessionStore for MemorySessionStore {
         key: &SessionKey,
         after: u64,
         limit: usize,
-    ) -> Result<Option<Vec<StoredMessage>>> {
+    ) -> Result<Option<MessagePage>> {
         Ok(self.with_shard(&key.user_id, |shard| {
             let stored = shard.find(key)?;
             let skip = usize::try_from(after).unwrap_or(usize::MAX);
             let page = stored.messages.iter().skip(skip).take(limit);
-            Some(page.cloned().collect())
+            Some(MessagePage {
+                session: stored.show(),
+                messages: page.cloned().collect(),
+            })
         }))
     }
 
@@ -247,7 +369,7 @@ impl SessionStore for MemorySessionStore {
             };
             user.values()
                 .filter(|stored| stored.expires > now)
-                .map(|stored| stored.session.clone())
+                .map(Stored::show)
                 .filter(|session| {
                     cursor.as_ref().is_none_or(|cursor| {
                         (session.last_activity_ms, session.id.as_str())
@@ -267,6 +389,9 @@ impl SessionStore for MemorySessionStore {
 
     async fn delete(&self, key: &SessionKey) -> Result<bool> {
         Ok(self.with_shard(&key.user_id, |shard| {
+            if let Some(turns) = shard.turns.get_mut(key) {
+                turns.deleted();
+            }
             let Entry::Occupied(mut user) = shard.users.entry(key.user_id.clone()) else {
                 return false;
             };
@@ -298,6 +423,14 @@ mod tests {
     #[tokio::test]
     async fn keeps_the_promises() {
         session_store::run_all(async |ttl| {
+            Arc::new(MemorySessionStore::new(ttl)) as SharedSessionStore
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn keeps_the_order_of_turns() {
+        session_store::turns(async |ttl| {
             Arc::new(MemorySessionStore::new(ttl)) as SharedSessionStore
         })
         .await;

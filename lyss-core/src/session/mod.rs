@@ -7,12 +7,15 @@ mod cursor;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
 mod memory;
+mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod turns;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use database::DatabaseSessionStore;
 pub use memory::MemorySessionStore;
+pub(crate) use queue::{Patience, TurnLease, TurnQueue};
 #[cfg(feature = "redis")]
 pub use redis::RedisSessionStore;
 
@@ -25,8 +28,12 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    types::session::{
-        LoadedSession, Session, SessionKey, SessionPage, StoredMessage, Turn, Version,
+    types::{
+        RequestId,
+        session::{
+            Appended, Begun, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage,
+            Ticket, Turn, Version,
+        },
     },
 };
 
@@ -49,24 +56,73 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The session without its messages; `None` if there is none (or its time is over).
     async fn get(&self, key: &SessionKey) -> Result<Option<Session>>;
 
-    /// The session as a turn needs it; `None` if there is none.
+    /// The session as a turn needs it, without asking for the turn; `None` if there is none. Costs as much as the
+    /// messages after the prefix, whatever lies before them.
     async fn load(&self, key: &SessionKey) -> Result<Option<LoadedSession>>;
 
+    /// Asks for the session's next turn, and loads the session when it is granted. Asked again with the same ticket it
+    /// says how things stand now.
+    ///
+    /// Turns are granted one at a time, in the order in which tickets came, over all instances. A turn that is not
+    /// renewed within its lease is over; tickets of an instance that has not asked or renewed for a lease are
+    /// passed over. The turn says who may work, not who may write: that is the version's part.
+    ///
+    /// A store that only one engine uses need not do anything about it: engines keep the order of their own turns.
+    async fn begin_turn(&self, key: &SessionKey, _ticket: &Ticket) -> Result<Begun> {
+        Ok(Begun::Granted(self.load(key).await?.map(Box::new)))
+    }
+
+    /// Holds a granted turn for another lease; says whether it was still held.
+    async fn renew_turn(&self, _key: &SessionKey, _ticket: &Ticket) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Gives a turn, or the place in its queue, up. Nothing to do is no error.
+    async fn end_turn(&self, _key: &SessionKey, _ticket: &Ticket) -> Result<()> {
+        Ok(())
+    }
+
     /// Appends a turn, all of it or nothing, if the session is still at `expected` (0 also when it does not exist yet:
-    /// it is then created). Returns the new version. Appending a turn whose `request_id` is the last one stored
-    /// changes nothing and returns the version it made. Costs as much as the turn, whatever the history.
+    /// it is then created), and gives the turn up that this request holds. Appending a turn whose `request_id` is the
+    /// last one stored changes nothing and returns the version it made. Costs as much as the turn, whatever the
+    /// history.
     ///
     /// # Errors
-    /// `session_conflict` if another turn was stored in between, or the session was deleted meanwhile.
-    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Version>;
+    /// `session_conflict` if another turn was stored in between, or the session is gone and was not deleted under this
+    /// turn (its time was over, or the turn was not held).
+    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended>;
 
-    /// Messages with `seq > after`, oldest first, at most `limit`; `None` if there is no such session.
+    /// Marks the session as being compressed for `lease`, unless it is so already or does not exist; says whether it
+    /// did. A store that does not compress says no.
+    async fn begin_compression(
+        &self,
+        _key: &SessionKey,
+        _by: RequestId,
+        _lease: Duration,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Puts a new prefix in the place of the one before it (`prefix.version - 1`), if that is still there and the new
+    /// one covers at least as much and no more than there is; says whether it did. Ends the compression `by` marks. An
+    /// append at the same time does not disturb it, nor is disturbed.
+    async fn compress(&self, _key: &SessionKey, _prefix: &Prefix, _by: RequestId) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends a compression that came to nothing.
+    async fn end_compression(&self, _key: &SessionKey, _by: RequestId) -> Result<()> {
+        Ok(())
+    }
+
+    /// Messages with `seq > after`, oldest first, at most `limit`, those that are compressed as well; `None` if there
+    /// is no such session.
     async fn messages(
         &self,
         key: &SessionKey,
         after: u64,
         limit: usize,
-    ) -> Result<Option<Vec<StoredMessage>>>;
+    ) -> Result<Option<MessagePage>>;
 
     /// A user's sessions, newest activity first. `cursor` is a `next_cursor` of an earlier page.
     ///

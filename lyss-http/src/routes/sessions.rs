@@ -49,19 +49,20 @@ struct ShownMessage {
     seq: u64,
     turn: u64,
     tokens: u32,
+    /// Whether a summary stands for it in what the model is sent.
+    compressed: bool,
     message: Box<RawValue>,
 }
 
-impl TryFrom<StoredMessage> for ShownMessage {
-    type Error = Error;
-
-    fn try_from(stored: StoredMessage) -> Result<Self> {
+impl ShownMessage {
+    fn of(stored: StoredMessage, compressed_count: u64) -> Result<Self> {
         let message =
             serde_json::from_slice(&stored.json).map_err(|error| internal().with_source(error))?;
         Ok(Self {
             seq: stored.seq,
             turn: stored.turn,
             tokens: stored.tokens,
+            compressed: stored.seq <= compressed_count,
             message,
         })
     }
@@ -114,14 +115,16 @@ pub(super) async fn messages(call: Call) -> Result<Response> {
         let message = format!("`limit` must be an integer from 1 to {}", PAGE.0);
         return call.counted(Err(Error::invalid("limit", message)));
     }
-    let stored = call
+    let page = call
         .app
         .gateway
         .session_messages(call.context, &call.param, query.after.unwrap_or(0), limit)
         .await?;
-    let data = stored
+    let compressed = page.session.compressed_count;
+    let data = page
+        .messages
         .into_iter()
-        .map(ShownMessage::try_from)
+        .map(|message| ShownMessage::of(message, compressed))
         .collect::<Result<_>>()?;
     json(StatusCode::OK, &List::whole(data))
 }

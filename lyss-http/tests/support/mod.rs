@@ -32,7 +32,7 @@ use lyss_core::{
         EmbeddingRequest, EmbeddingResponse, LogRow, Model, RawObject, ReplyInfo, RequestId,
         Session, StoredMessage, Usage,
         log::Purpose,
-        session::{SessionPage, SessionStatus},
+        session::{MessagePage, SessionPage, SessionStatus},
     },
 };
 use lyss_http::{
@@ -109,6 +109,7 @@ fn session(id: &str) -> Session {
         token_count: 9,
         created_ms: 1_700_000_000_000,
         last_activity_ms: 1_700_000_000_123,
+        compressed_count: 1,
         status: SessionStatus::Active,
         metadata: None,
     }
@@ -249,14 +250,17 @@ impl Gateway for Scripted {
         _: &str,
         after: u64,
         _: usize,
-    ) -> Result<Vec<StoredMessage>> {
+    ) -> Result<MessagePage> {
         self.admit(&context, false)?;
-        Ok(vec![StoredMessage {
-            seq: after + 1,
-            turn: 1,
-            json: Bytes::from_static(br#"{"role":"user","content":"\u00e9","n":1.50}"#),
-            tokens: 3,
-        }])
+        Ok(MessagePage {
+            session: session("s1"),
+            messages: vec![StoredMessage {
+                seq: after + 1,
+                turn: 1,
+                json: Bytes::from_static(br#"{"role":"user","content":"\u00e9","n":1.50}"#),
+                tokens: 3,
+            }],
+        })
     }
 
     async fn delete_session(&self, context: CallContext, _: &str) -> Result<()> {

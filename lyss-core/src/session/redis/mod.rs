@@ -25,7 +25,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     redis::{Failure, RedisHandle, RedisSource},
     types::session::{
-        LoadedSession, Session, SessionKey, SessionPage, StoredMessage, Turn, Version,
+        Appended, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage, Turn,
+        Version,
     },
 };
 
@@ -236,12 +237,14 @@ impl SessionStore for RedisSessionStore {
         Ok(self.read_all(key, range).await?.map(|read| LoadedSession {
             session: read.header.session,
             version: read.header.version,
+            history: String::new(),
             system: read.system,
+            prefix: Prefix::default(),
             messages: read.messages,
         }))
     }
 
-    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Version> {
+    async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended> {
         let tokens: u64 = turn.messages.iter().map(|(_, n)| u64::from(*n)).sum();
         let system = turn.system.as_deref();
         let mut call = session_call(&self.scripts.append, key);
@@ -267,7 +270,7 @@ impl SessionStore for RedisSessionStore {
                 if renewed > 0 {
                     self.touch(key, used.cast_signed()).await;
                 }
-                Ok(version)
+                Ok(Appended::At(version))
             }
             _ => Err(corrupt("append answered without a version")),
         }
@@ -278,7 +281,7 @@ impl SessionStore for RedisSessionStore {
         key: &SessionKey,
         after: u64,
         limit: usize,
-    ) -> Result<Option<Vec<StoredMessage>>> {
+    ) -> Result<Option<MessagePage>> {
         let range = Range {
             renew: false,
             // Lua's numbers are doubles; no session has so many messages.
@@ -286,7 +289,10 @@ impl SessionStore for RedisSessionStore {
             limit: (limit as u64).min(u64::from(u32::MAX)),
         };
         let read = self.read_all(key, range).await?;
-        Ok(read.map(|read| read.messages))
+        Ok(read.map(|read| MessagePage {
+            session: read.header.session,
+            messages: read.messages,
+        }))
     }
 
     /// A session that cannot be read is left out, and logged.

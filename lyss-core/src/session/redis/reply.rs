@@ -50,6 +50,7 @@ impl Header {
                 token_count: field(3)?,
                 created_ms: field(4)?.cast_signed(),
                 last_activity_ms: field(5)?.cast_signed(),
+                compressed_count: 0,
                 status: SessionStatus::Active,
                 metadata,
             },

@@ -4,17 +4,20 @@
 //! works below users of its own, so that a store which outlives the test may be used, and several tests may use it at
 //! once.
 
+mod compression;
+mod turns;
+
 use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::{
-    error::ErrorKind,
+    error::{ErrorKind, Result},
     session::{SessionStore, SharedSessionStore},
     types::{
         call::RequestId,
-        session::{LoadedSession, Session, SessionKey, SessionStatus, Turn, Version},
+        session::{Appended, LoadedSession, Session, SessionKey, SessionStatus, Turn, Version},
     },
 };
 
@@ -42,11 +45,15 @@ pub async fn run_all(make: impl AsyncFn(Duration) -> SharedSessionStore) {
     messages_are_paged(store).await;
     the_system_prompt_is_kept_or_replaced(store).await;
     metadata_is_kept(store).await;
+    compression::run_all(store).await;
 
     let life = Duration::from_millis(1200);
     let store = make(life).await;
     sessions_end_and_use_renews_them(&*store, life).await;
 }
+
+pub use compression::run_all as compression;
+pub use turns::run_all as turns;
 
 /// A key of a user that nobody else has.
 pub fn fresh_key(id: &str) -> SessionKey {
@@ -61,10 +68,24 @@ pub fn turn(messages: &[&str]) -> Turn {
     Turn {
         request_id: RequestId::new(),
         system: None,
+        history: "digest".into(),
         messages: messages
             .iter()
             .map(|text| (Bytes::from((*text).to_owned()), 10))
             .collect(),
+    }
+}
+
+/// Appends a turn that nobody deletes the session under.
+async fn appended(
+    store: &dyn SessionStore,
+    key: &SessionKey,
+    turn: &Turn,
+    expected: Version,
+) -> Result<Version> {
+    match store.append(key, turn, expected).await? {
+        Appended::At(version) => Ok(version),
+        Appended::Deleted => panic!("nobody deleted the session"),
     }
 }
 
@@ -87,8 +108,7 @@ async fn listed(store: &dyn SessionStore, user_id: &str) -> Vec<Session> {
 }
 
 async fn assert_conflict(store: &dyn SessionStore, key: &SessionKey, expected: Version) {
-    let error = store
-        .append(key, &turn(&["x"]), expected)
+    let error = appended(store, key, &turn(&["x"]), expected)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionConflict, "{error:?}");
@@ -106,7 +126,7 @@ pub async fn create_returns_the_session_that_exists(store: &dyn SessionStore) {
     let session = loaded(store, &key).await;
     assert_eq!((session.version, session.messages.len()), (0, 0));
     assert_eq!(session.session, made);
-    store.append(&key, &turn(&["a"]), 0).await.unwrap();
+    appended(store, &key, &turn(&["a"]), 0).await.unwrap();
     let again = store.create(&key, metadata(2)).await.unwrap();
     assert_eq!(again.metadata, metadata(1));
     assert_eq!(
@@ -140,9 +160,12 @@ pub async fn a_missing_session_is_none(store: &dyn SessionStore) {
 /// Appending to no session at version 0 creates it; counts, positions and turns follow.
 pub async fn append_creates_counts_and_keeps_order(store: &dyn SessionStore) {
     let key = fresh_key("s");
-    assert_eq!(store.append(&key, &turn(&["a", "b"]), 0).await.unwrap(), 1);
-    assert_eq!(store.append(&key, &turn(&[]), 1).await.unwrap(), 2);
-    assert_eq!(store.append(&key, &turn(&["c"]), 2).await.unwrap(), 3);
+    assert_eq!(
+        appended(store, &key, &turn(&["a", "b"]), 0).await.unwrap(),
+        1
+    );
+    assert_eq!(appended(store, &key, &turn(&[]), 1).await.unwrap(), 2);
+    assert_eq!(appended(store, &key, &turn(&["c"]), 2).await.unwrap(), 3);
     let session = loaded(store, &key).await;
     assert_eq!(session.version, 3);
     assert_eq!(texts(&session), ["a", "b", "c"]);
@@ -161,8 +184,8 @@ pub async fn append_creates_counts_and_keeps_order(store: &dyn SessionStore) {
 /// The version is a fence: older and newer ones than the stored are refused, and nothing is written.
 pub async fn a_stale_version_conflicts(store: &dyn SessionStore) {
     let key = fresh_key("s");
-    store.append(&key, &turn(&["a"]), 0).await.unwrap();
-    store.append(&key, &turn(&["b"]), 1).await.unwrap();
+    appended(store, &key, &turn(&["a"]), 0).await.unwrap();
+    appended(store, &key, &turn(&["b"]), 1).await.unwrap();
     let before = loaded(store, &key).await;
     for expected in [0, 1, 3, u64::from(u32::MAX)] {
         assert_conflict(store, &key, expected).await;
@@ -175,7 +198,7 @@ pub async fn racing_appends_lose_nothing(store: &dyn SessionStore) {
     let key = fresh_key("s");
     let race = join_all((0..50).map(|n| {
         let key = &key;
-        async move { store.append(key, &turn(&[&format!("first {n}")]), 0).await }
+        async move { appended(store, key, &turn(&[&format!("first {n}")]), 0).await }
     }))
     .await;
     let won = race.iter().filter(|result| result.is_ok()).count();
@@ -190,7 +213,7 @@ pub async fn racing_appends_lose_nothing(store: &dyn SessionStore) {
             let turn = turn(&[&format!("{n} question"), &format!("{n} answer")]);
             loop {
                 let version = loaded(store, key).await.version;
-                match store.append(key, &turn, version).await {
+                match appended(store, key, &turn, version).await {
                     Ok(version) => return version,
                     Err(error) => assert_eq!(error.kind(), ErrorKind::SessionConflict, "{error:?}"),
                 }
@@ -223,16 +246,16 @@ pub async fn racing_appends_lose_nothing(store: &dyn SessionStore) {
 pub async fn the_same_turn_again_changes_nothing(store: &dyn SessionStore) {
     let key = fresh_key("s");
     let first = turn(&["a"]);
-    let racing = join_all((0..8).map(|_| store.append(&key, &first, 0))).await;
+    let racing = join_all((0..8).map(|_| appended(store, &key, &first, 0))).await;
     for result in racing {
         assert_eq!(result.unwrap(), 1);
     }
     let second = turn(&["b"]);
-    assert_eq!(store.append(&key, &second, 1).await.unwrap(), 2);
+    assert_eq!(appended(store, &key, &second, 1).await.unwrap(), 2);
     let before = loaded(store, &key).await;
-    assert_eq!(store.append(&key, &second, 1).await.unwrap(), 2);
+    assert_eq!(appended(store, &key, &second, 1).await.unwrap(), 2);
     assert_eq!(loaded(store, &key).await, before);
-    let error = store.append(&key, &first, 0).await.unwrap_err();
+    let error = appended(store, &key, &first, 0).await.unwrap_err();
     assert_eq!(
         error.kind(),
         ErrorKind::SessionConflict,
@@ -244,10 +267,10 @@ pub async fn the_same_turn_again_changes_nothing(store: &dyn SessionStore) {
 pub async fn a_deleted_session_is_not_resurrected(store: &dyn SessionStore) {
     let key = fresh_key("s");
     let first = turn(&["a"]);
-    store.append(&key, &first, 0).await.unwrap();
+    appended(store, &key, &first, 0).await.unwrap();
     assert!(store.delete(&key).await.unwrap());
     assert_conflict(store, &key, 1).await;
-    let error = store.append(&key, &first, 1).await.unwrap_err();
+    let error = appended(store, &key, &first, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionConflict);
     assert_eq!(store.get(&key).await.unwrap(), None);
     assert!(listed(store, &key.user_id).await.is_empty());
@@ -262,7 +285,7 @@ pub async fn delete_is_idempotent_and_complete(store: &dyn SessionStore) {
         id: "t".into(),
     };
     for key in [&key, &other, &neighbour] {
-        store.append(key, &turn(&["a", "b"]), 0).await.unwrap();
+        appended(store, key, &turn(&["a", "b"]), 0).await.unwrap();
     }
     assert!(store.delete(&key).await.unwrap());
     assert!(!store.delete(&key).await.unwrap());
@@ -273,7 +296,7 @@ pub async fn delete_is_idempotent_and_complete(store: &dyn SessionStore) {
     assert_eq!(left[0].id, "t");
     assert_eq!(loaded(store, &other).await.messages.len(), 2);
     assert_eq!(loaded(store, &neighbour).await.messages.len(), 2);
-    assert_eq!(store.append(&key, &turn(&["new"]), 0).await.unwrap(), 1);
+    assert_eq!(appended(store, &key, &turn(&["new"]), 0).await.unwrap(), 1);
     let again = loaded(store, &key).await;
     assert_eq!(texts(&again), ["new"]);
     assert_eq!((again.system, again.session.metadata), (None, None));
@@ -298,7 +321,7 @@ pub async fn bytes_come_back_equal(store: &dyn SessionStore) {
     let system =
         Bytes::from_static("[ {\"role\":\"system\",\"content\":\"é\\u0000\"} ]".as_bytes());
     turn.system = Some(system.clone());
-    store.append(&key, &turn, 0).await.unwrap();
+    appended(store, &key, &turn, 0).await.unwrap();
     let session = loaded(store, &key).await;
     assert_eq!(session.system, Some(system));
     assert_eq!(session.messages.len(), messages.len());
@@ -310,7 +333,7 @@ pub async fn bytes_come_back_equal(store: &dyn SessionStore) {
         );
     }
     let page = store.messages(&key, 0, 100).await.unwrap().unwrap();
-    assert_eq!(page, session.messages);
+    assert_eq!(page.messages, session.messages);
 }
 
 /// Whatever an id contains, it names one session, its own, and comes back unchanged.
@@ -364,7 +387,7 @@ pub async fn hostile_ids_are_data(store: &dyn SessionStore) {
     };
     for id in ids {
         assert_eq!(
-            store.append(&key(id), &turn(&[id]), 0).await.unwrap(),
+            appended(store, &key(id), &turn(&[id]), 0).await.unwrap(),
             1,
             "{id:?} is new"
         );
@@ -398,7 +421,7 @@ pub async fn hostile_ids_are_data(store: &dyn SessionStore) {
                 id: (*id).to_owned(),
             };
             let text = format!("{left}|{id}");
-            store.append(&key, &turn(&[&text]), 0).await.unwrap();
+            appended(store, &key, &turn(&[&text]), 0).await.unwrap();
             assert_eq!(texts(&loaded(store, &key).await), [text]);
         }
     }
@@ -410,7 +433,7 @@ pub async fn another_user_finds_nothing(store: &dyn SessionStore) {
     let stranger = fresh_key("shared");
     let metadata = serde_json::json!({"secret": 1}).as_object().cloned();
     store.create(&key, metadata).await.unwrap();
-    store.append(&key, &turn(&["a"]), 0).await.unwrap();
+    appended(store, &key, &turn(&["a"]), 0).await.unwrap();
     let before = loaded(store, &key).await;
     assert_eq!(store.get(&stranger).await.unwrap(), None);
     assert_eq!(store.load(&stranger).await.unwrap(), None);
@@ -420,7 +443,10 @@ pub async fn another_user_finds_nothing(store: &dyn SessionStore) {
     assert_conflict(store, &stranger, 1).await;
     let own = store.create(&stranger, None).await.unwrap();
     assert_eq!((own.message_count, own.metadata), (0, None));
-    assert_eq!(store.append(&stranger, &turn(&["b"]), 0).await.unwrap(), 1);
+    assert_eq!(
+        appended(store, &stranger, &turn(&["b"]), 0).await.unwrap(),
+        1
+    );
     assert_eq!(loaded(store, &key).await, before);
     let page = store.list(&key.user_id, None, 1).await.unwrap();
     assert_eq!(page.sessions.len(), 1);
@@ -439,7 +465,7 @@ pub async fn listing_pages_in_order(store: &dyn SessionStore) {
         result.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(5)).await;
-    store.append(&key(7), &turn(&["a"]), 0).await.unwrap();
+    appended(store, &key(7), &turn(&["a"]), 0).await.unwrap();
     let all = listed(store, &user).await;
     assert_eq!(all.len(), 83);
     assert_eq!(all[0].id, "s7", "the latest activity is first");
@@ -493,7 +519,7 @@ pub async fn messages_are_paged(store: &dyn SessionStore) {
             .map(|m| format!("{} {filling}", n * 3 + m))
             .collect();
         let texts: Vec<_> = texts.iter().map(String::as_str).collect();
-        store.append(&key, &turn(&texts), n).await.unwrap();
+        appended(store, &key, &turn(&texts), n).await.unwrap();
     }
     for (after, limit, expected) in [
         (0, 0, 1..1),
@@ -506,9 +532,9 @@ pub async fn messages_are_paged(store: &dyn SessionStore) {
         (u64::MAX, usize::MAX, 1..1),
     ] {
         let page = store.messages(&key, after, limit).await.unwrap().unwrap();
-        let seqs: Vec<_> = page.iter().map(|message| message.seq).collect();
+        let seqs: Vec<_> = page.messages.iter().map(|message| message.seq).collect();
         assert_eq!(seqs, expected.collect::<Vec<_>>(), "after {after}, {limit}");
-        for message in page {
+        for message in page.messages {
             let start = format!("{} x", message.seq);
             assert!(message.json.starts_with(start.as_bytes()));
             assert_eq!(message.turn, (message.seq - 1) / 3 + 1);
@@ -530,12 +556,14 @@ pub async fn the_system_prompt_is_kept_or_replaced(store: &dyn SessionStore) {
         system,
         ..turn(&["a"])
     };
-    store.append(&key, &with(None), 0).await.unwrap();
+    appended(store, &key, &with(None), 0).await.unwrap();
     assert_eq!(loaded(store, &key).await.system, None);
-    store.append(&key, &with(prompt("[1]")), 1).await.unwrap();
-    store.append(&key, &with(None), 2).await.unwrap();
+    appended(store, &key, &with(prompt("[1]")), 1)
+        .await
+        .unwrap();
+    appended(store, &key, &with(None), 2).await.unwrap();
     assert_eq!(loaded(store, &key).await.system, prompt("[1]"));
-    store.append(&key, &with(prompt("[]")), 3).await.unwrap();
+    appended(store, &key, &with(prompt("[]")), 3).await.unwrap();
     let session = loaded(store, &key).await;
     assert_eq!(session.system, prompt("[]"));
     assert_eq!(session.session.message_count, 4);
@@ -552,7 +580,7 @@ pub async fn metadata_is_kept(store: &dyn SessionStore) {
         let metadata = value.as_object().cloned();
         let made = store.create(&key, metadata.clone()).await.unwrap();
         assert_eq!(made.metadata, metadata);
-        store.append(&key, &turn(&["a"]), 0).await.unwrap();
+        appended(store, &key, &turn(&["a"]), 0).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap().unwrap().metadata, metadata);
         assert_eq!(listed(store, &key.user_id).await[0].metadata, metadata);
     }
@@ -564,21 +592,21 @@ pub async fn sessions_end_and_use_renews_them(store: &dyn SessionStore, life: Du
     let [unused, load, create, append] = &keys;
     let first = turn(&["a"]);
     for key in &keys {
-        store.append(key, &first, 0).await.unwrap();
+        appended(store, key, &first, 0).await.unwrap();
     }
     for n in 1..=4 {
         tokio::time::sleep(life / 2).await;
         assert!(store.load(load).await.unwrap().is_some(), "load renews");
         let found = store.create(create, None).await.unwrap();
         assert_eq!(found.message_count, 1, "create renews");
-        store.append(append, &turn(&["b"]), n).await.unwrap();
+        appended(store, append, &turn(&["b"]), n).await.unwrap();
     }
     assert_eq!(store.get(unused).await.unwrap(), None);
     assert_eq!(store.load(unused).await.unwrap(), None);
     assert_eq!(store.messages(unused, 0, 10).await.unwrap(), None);
     assert!(listed(store, &unused.user_id).await.is_empty());
     assert!(!store.delete(unused).await.unwrap());
-    let error = store.append(unused, &turn(&["b"]), 1).await.unwrap_err();
+    let error = appended(store, unused, &turn(&["b"]), 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionConflict);
     for key in [load, create, append] {
         assert_eq!(
@@ -589,7 +617,7 @@ pub async fn sessions_end_and_use_renews_them(store: &dyn SessionStore, life: Du
         );
     }
     // What has ended does not come back with its id.
-    assert_eq!(store.append(unused, &first, 0).await.unwrap(), 1);
+    assert_eq!(appended(store, unused, &first, 0).await.unwrap(), 1);
     assert_eq!(texts(&loaded(store, unused).await), ["a"]);
     tokio::time::sleep(life * 5 / 4).await;
     for key in &keys {
@@ -607,18 +635,18 @@ pub async fn damage_is_reported_and_left(
     look: impl AsyncFn(&SessionKey) -> Vec<Vec<u8>>,
 ) {
     let key = fresh_key("s");
-    store.append(&key, &turn(&["a"]), 0).await.unwrap();
+    appended(store, &key, &turn(&["a"]), 0).await.unwrap();
     damage(&key).await;
     let before = look(&key).await;
     let kind = |error: crate::Error| error.kind();
     let corrupt = ErrorKind::SessionCorrupt;
     assert_eq!(store.load(&key).await.map_err(kind), Err(corrupt), "load");
-    let appended = store.append(&key, &turn(&["b"]), 1).await.map_err(kind);
-    let first = store.append(&key, &turn(&["b"]), 0).await.map_err(kind);
-    assert_eq!((appended, first), (Err(corrupt), Err(corrupt)), "append");
+    let next = appended(store, &key, &turn(&["b"]), 1).await.map_err(kind);
+    let first = appended(store, &key, &turn(&["b"]), 0).await.map_err(kind);
+    assert_eq!((next, first), (Err(corrupt), Err(corrupt)), "append");
     let page = store.messages(&key, 0, 10).await.map_err(kind);
     assert_eq!(page, Err(corrupt), "messages");
     assert_eq!(look(&key).await, before, "left as it was");
     assert!(store.delete(&key).await.unwrap(), "delete is the way out");
-    assert_eq!(store.append(&key, &turn(&["new"]), 0).await.unwrap(), 1);
+    assert_eq!(appended(store, &key, &turn(&["new"]), 0).await.unwrap(), 1);
 }

@@ -1,0 +1,289 @@
+//! The turns of this engine wait here, first come, first served; the store keeps the order among engines.
+//!
+//! A turn takes its place in the store as soon as it comes ([`SessionStore::begin_turn`]), but of several that wait
+//! for one session here only the first asks on: what one turn leaves, the next takes without a pause, and a hundred
+//! waiting turns cost the store no more than one.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use uuid::Uuid;
+
+use super::SharedSessionStore;
+use crate::{
+    error::{Error, ErrorKind, Result, Retry},
+    types::{
+        RequestId,
+        session::{Begun, LoadedSession, SessionKey, Ticket},
+    },
+};
+
+/// How long a turn is held without a renewal: what a killed process delays the turns behind it.
+const LEASE: Duration = Duration::from_secs(9);
+/// How often a turn is renewed: three times a lease.
+const RENEWAL: Duration = Duration::from_secs(3);
+/// How long the first in line pauses between two askings, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(40));
+
+/// How turns wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// How long at most; zero: a turn that cannot begin at once is refused.
+    pub wait: Duration,
+    /// Most turns that wait for one session.
+    pub queue_max: u32,
+}
+
+/// The waiting turns of this engine.
+pub(crate) struct TurnQueue {
+    store: SharedSessionStore,
+    instance: Arc<str>,
+    lines: Arc<Lines>,
+    tasks: TaskTracker,
+}
+
+type Lines = Mutex<HashMap<SessionKey, Arc<Line>>>;
+
+/// Those that want one session.
+#[derive(Default)]
+struct Line {
+    /// Held while a place is taken, so that the order here is the order in the store.
+    arriving: tokio::sync::Mutex<()>,
+    /// Held by who is first: it asks the store, and then works.
+    first: Arc<tokio::sync::Mutex<()>>,
+    waiting: AtomicU32,
+    /// How many are in it; changed under the lock of all lines.
+    inside: AtomicU32,
+}
+
+/// A session's turn, or the place in its queue. Given up when dropped.
+pub(crate) struct TurnLease {
+    store: SharedSessionStore,
+    tasks: TaskTracker,
+    key: SessionKey,
+    ticket: Ticket,
+    /// Whether the store may know of the ticket.
+    known: bool,
+    first: Option<OwnedMutexGuard<()>>,
+    renewal: Option<AbortOnDropHandle<()>>,
+    line: Arc<Line>,
+    lines: Arc<Lines>,
+}
+
+impl TurnQueue {
+    pub fn new(store: SharedSessionStore, tasks: TaskTracker) -> Self {
+        Self {
+            store,
+            instance: Uuid::new_v4().simple().to_string().into(),
+            lines: Arc::default(),
+            tasks,
+        }
+    }
+
+    /// Waits for the session's turn and loads it; `None` if there is no such session yet.
+    ///
+    /// # Errors
+    /// `session_busy` when it is not granted in time, and those of the store.
+    pub async fn enter(
+        &self,
+        key: &SessionKey,
+        request_id: RequestId,
+        patience: Patience,
+    ) -> Result<(TurnLease, Option<Box<LoadedSession>>)> {
+        let deadline = Instant::now() + patience.wait;
+        let line = {
+            let mut lines = self.lines.lock();
+            let line = lines.entry(key.clone()).or_default();
+            line.inside.fetch_add(1, Relaxed);
+            Arc::clone(line)
+        };
+        let mut lease = TurnLease {
+            store: Arc::clone(&self.store),
+            tasks: self.tasks.clone(),
+            key: key.clone(),
+            ticket: Ticket {
+                request_id,
+                instance: Arc::clone(&self.instance),
+                first: false,
+                wait: !patience.wait.is_zero(),
+                lease: LEASE,
+                queue_max: patience.queue_max,
+            },
+            known: false,
+            first: None,
+            renewal: None,
+            line: Arc::clone(&line),
+            lines: Arc::clone(&self.lines),
+        };
+        let loaded = match self.arrive(&mut lease, &line, deadline).await? {
+            Some(loaded) => loaded,
+            None => self.ask(&mut lease, deadline).await?,
+        };
+        lease.keep();
+        Ok((lease, loaded))
+    }
+
+    /// Takes a place and waits to be the first of this engine. The session, if the turn is granted already.
+    async fn arrive(
+        &self,
+        lease: &mut TurnLease,
+        line: &Line,
+        deadline: Instant,
+    ) -> Result<Option<Option<Box<LoadedSession>>>> {
+        let arriving = timeout_at(deadline, line.arriving.lock())
+            .await
+            .map_err(|_| busy())?;
+        if let Ok(first) = Arc::clone(&line.first).try_lock_owned() {
+            lease.first = Some(first);
+            return Ok(None);
+        }
+        let _waiting = Waiting::of(&line.waiting);
+        if !lease.ticket.wait || line.waiting.load(Relaxed) > lease.ticket.queue_max {
+            return Err(busy());
+        }
+        let mut turn = Box::pin(Arc::clone(&line.first).lock_owned());
+        // The first poll takes the place.
+        if let std::task::Poll::Ready(first) = futures::poll!(&mut turn) {
+            lease.first = Some(first);
+            return Ok(None);
+        }
+        lease.known = true;
+        let begun = self.store.begin_turn(&lease.key, &lease.ticket).await?;
+        drop(arriving);
+        lease.first = Some(timeout_at(deadline, turn).await.map_err(|_| busy())?);
+        match begun {
+            // The one before has ended in the store and was about to leave.
+            Begun::Granted(loaded) => Ok(Some(loaded)),
+            Begun::Waiting => Ok(None),
+            Begun::Busy => Err(busy()),
+        }
+    }
+
+    /// Asks for the turn until it is granted.
+    async fn ask(
+        &self,
+        lease: &mut TurnLease,
+        deadline: Instant,
+    ) -> Result<Option<Box<LoadedSession>>> {
+        lease.ticket.first = true;
+        lease.known = true;
+        let (mut pause, longest) = PAUSES;
+        loop {
+            match self.store.begin_turn(&lease.key, &lease.ticket).await? {
+                Begun::Granted(loaded) => return Ok(loaded),
+                Begun::Busy => return Err(busy()),
+                Begun::Waiting if Instant::now() >= deadline => return Err(busy()),
+                Begun::Waiting => {}
+            }
+            sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+            pause = pause.mul_f64(1.5).min(longest);
+        }
+    }
+}
+
+impl TurnLease {
+    /// The store has given the turn up itself, with the append.
+    pub fn appended(&mut self) {
+        self.known = false;
+    }
+
+    /// Renews the turn for as long as this value lives.
+    fn keep(&mut self) {
+        let (store, key, ticket) = (
+            Arc::clone(&self.store),
+            self.key.clone(),
+            self.ticket.clone(),
+        );
+        let renewal = async move {
+            loop {
+                sleep(RENEWAL).await;
+                match store.renew_turn(&key, &ticket).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::warn!(
+                            request_id = %ticket.request_id,
+                            "a session's turn was lost: the store did not hear of it in time"
+                        );
+                        return;
+                    }
+                    Err(error) => tracing::debug!(%error, "a session's turn is not renewed yet"),
+                }
+            }
+        };
+        self.renewal = Some(AbortOnDropHandle::new(self.tasks.spawn(renewal)));
+    }
+}
+
+impl TurnLease {
+    /// Leaves the line, and forgets it when nobody else is in it.
+    fn leave(&self) {
+        let mut lines = self.lines.lock();
+        if self.line.inside.fetch_sub(1, Relaxed) == 1 {
+            lines.remove(&self.key);
+        }
+    }
+}
+
+impl Drop for TurnLease {
+    fn drop(&mut self) {
+        self.renewal = None;
+        let first = self.first.take();
+        self.leave();
+        if !self.known {
+            return;
+        }
+        // Without a runtime the lease runs out by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (store, key, ticket) = (
+            Arc::clone(&self.store),
+            self.key.clone(),
+            self.ticket.clone(),
+        );
+        let give_up = async move {
+            if let Err(error) = store.end_turn(&key, &ticket).await {
+                tracing::debug!(%error, "a session's turn is given up by the end of its lease only");
+            }
+            // Who is next here asks when there is something to have.
+            drop(first);
+        };
+        self.tasks.spawn_on(give_up, &runtime);
+    }
+}
+
+/// Counts one that waits.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn busy() -> Error {
+    Error::new(
+        ErrorKind::SessionBusy,
+        "another turn of this session is running; turns of a session run one after another",
+    )
+    .with_retry(Retry::After(Duration::from_secs(1)))
+}
