@@ -41,6 +41,9 @@ pub mod provider;
 // What is recorded of every request.
 pub mod billing;
 
+// Files that survive the process.
+mod spool;
+
 // PostgreSQL or SQLite.
 pub mod database;
 

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ledger::Shared,
     reader::{BATCH_ROWS, Batch, Reader, Row},
-    record::{Parsed, parse},
+    record::parse_whole,
     sink,
-    spool::{Orphan, Segments, orphans},
 };
-use crate::database::Database;
+use crate::{
+    database::Database,
+    spool::{Orphan, Segments, orphans, segment_path},
+};
 
 /// Longest time that a settled row waits for others.
 const TICK: Duration = Duration::from_millis(100);
@@ -73,7 +75,7 @@ async fn step(shared: &Shared, database: &Database, mut reader: Reader) -> (Read
     }
     if rows.is_empty() {
         for record in shared.spool.take_kept(reader.position(), BATCH_ROWS) {
-            if let Parsed::Record(record) = parse(&record) {
+            if let Some(record) = parse_whole(&record) {
                 reader.settled(&record.id);
                 rows.push(record.payload.to_vec());
             }
@@ -154,28 +156,9 @@ pub(super) async fn adopt(
     }
 }
 
-/// Bytes of an adopted directory, counted for as long as they are there.
-struct Counted<'a>(&'a Shared, u64);
-
-impl Counted<'_> {
-    fn less(&mut self, bytes: u64) {
-        self.0.spool.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.1 -= bytes;
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.spool.bytes.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
 async fn drain_orphan(shared: &Arc<Shared>, database: &Database, orphan: Orphan) {
     let dir = orphan.dir.clone();
-    let total = orphan.segments.values().sum();
-    shared.spool.bytes.fetch_add(total, Ordering::Relaxed);
-    let counted = Counted(shared, total);
-    match drain_orphan_rows(shared, database, orphan, counted).await {
+    match drain_orphan_rows(shared, database, orphan).await {
         Ok((settled, aborted)) => {
             tracing::info!(settled, aborted, dir = %dir.display(), "adopted the spool of a dead process");
         }
@@ -190,8 +173,8 @@ async fn drain_orphan_rows(
     shared: &Arc<Shared>,
     database: &Database,
     mut orphan: Orphan,
-    mut counted: Counted<'_>,
 ) -> io::Result<(usize, usize)> {
+    let mut counted = shared.spool.count(&orphan);
     let mut reader = Reader::new(orphan.dir.clone(), true);
     let mut settled = 0;
     loop {
@@ -226,7 +209,7 @@ impl Shared {
     /// Keeps a copy of a damaged segment: it may hold rows that a human can still read.
     fn report_damage(&self, dir: &Path, batch: &Batch) {
         for &(segment, offset) in &batch.damaged {
-            let source = super::spool::segment_path(dir, segment);
+            let source = segment_path(dir, segment);
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             let copy = self
                 .dead_letters

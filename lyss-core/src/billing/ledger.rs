@@ -15,12 +15,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     drain,
     record::{Kind, encode},
-    spool::{AppendError, Spool},
     upkeep,
 };
 use crate::{
     Error, ErrorKind, Result,
     database::Database,
+    spool::{AppendError, Spool},
     types::{LogRow, Status},
 };
 

@@ -21,7 +21,6 @@ mod reader;
 mod record;
 mod request_log;
 mod sink;
-mod spool;
 mod upkeep;
 
 #[cfg(all(test, unix, feature = "postgres", feature = "sqlite"))]

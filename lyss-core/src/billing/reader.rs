@@ -1,23 +1,18 @@
 //! Reads segments in order and joins intents with settles: what comes out are the rows for the database.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::PathBuf,
-};
+use std::{collections::HashMap, io, path::PathBuf};
 
-use super::{
-    record::{Id, Kind, Parsed, parse},
-    spool::{Segments, segment_path},
+use super::record::{Id, Kind, parse};
+use crate::spool::{
+    Segments,
+    frame::{self, Next, Stopped},
+    segment_path,
 };
 
 /// Rows of one statement.
 pub(super) const BATCH_ROWS: usize = 500;
 /// Bytes after which a batch is not extended any more.
 const BATCH_BYTES: usize = 2 << 20;
-/// Bytes read at once.
-const CHUNK: usize = 256 << 10;
 
 /// The JSON of a row.
 pub(super) type Row = Vec<u8>;
@@ -92,56 +87,34 @@ impl Reader {
 
     fn read_segment(&mut self, end: u64, batch: &mut Batch) -> io::Result<()> {
         let path = segment_path(&self.dir, self.segment);
-        let mut file = File::open(&path)?;
-        file.seek(SeekFrom::Start(self.offset))?;
-        let mut buffer = Vec::new();
-        let mut start = 0;
-        while !batch.is_full() {
-            match parse(buffer.get(start..).unwrap_or_default()) {
-                Parsed::Record(record) => {
-                    start += record.length;
-                    self.offset += record.length as u64;
-                    match record.kind {
-                        Kind::Intent => {
-                            let row = if self.keep_intents {
-                                record.payload.to_vec()
-                            } else {
-                                Row::new()
-                            };
-                            let segment = self.segment;
-                            self.open.insert(record.id, Intent { segment, row });
-                        }
-                        Kind::Settle => {
-                            self.open.remove(&record.id);
-                            batch.bytes += record.payload.len();
-                            batch.rows.push(record.payload.to_vec());
-                        }
-                    }
+        let (segment, keep_intents, open) = (self.segment, self.keep_intents, &mut self.open);
+        let stopped = frame::read(&path, &mut self.offset, end, |body| {
+            let Some(record) = parse(body) else {
+                return Next::Corrupt;
+            };
+            match record.kind {
+                Kind::Intent => {
+                    let row = if keep_intents {
+                        record.payload.to_vec()
+                    } else {
+                        Row::new()
+                    };
+                    open.insert(record.id, Intent { segment, row });
                 }
-                Parsed::Incomplete(needed) => {
-                    buffer.drain(..start);
-                    start = 0;
-                    let held = buffer.len() as u64;
-                    let left = end.saturating_sub(self.offset + held);
-                    let wanted = left.min(needed.max(CHUNK) as u64);
-                    if file.by_ref().take(wanted).read_to_end(&mut buffer)? > 0 {
-                        continue;
-                    }
-                    if held > 0 {
-                        // What a dying process leaves; it was never acknowledged.
-                        tracing::warn!(
-                            segment = %path.display(), offset = self.offset, bytes = held,
-                            "spool segment ends in a torn record"
-                        );
-                    }
-                    self.offset = end;
-                    return Ok(());
-                }
-                Parsed::Corrupt => {
-                    self.skip(end, batch);
-                    return Ok(());
+                Kind::Settle => {
+                    open.remove(&record.id);
+                    batch.bytes += record.payload.len();
+                    batch.rows.push(record.payload.to_vec());
                 }
             }
+            if batch.is_full() {
+                Next::Enough
+            } else {
+                Next::More
+            }
+        })?;
+        if stopped == Stopped::Damaged {
+            self.skip(end, batch);
         }
         Ok(())
     }

@@ -1,17 +1,14 @@
-//! One record of the spool: `[u32 length][u32 crc32][u8 kind][16 bytes request id][payload]`, little endian. The length
-//! and the checksum cover what follows them. The payload is a [`LogRow`] as JSON, ready for the database.
+//! One record of the request log, the body of a frame of the spool: `[u8 kind][16 bytes request id][payload]`. The
+//! payload is a [`LogRow`] as JSON, ready for the database.
 
 use crate::{
     Error, Result,
+    spool::frame::{self, HEADER, MAX_RECORD},
     types::{LogRow, RequestId},
 };
 
-/// Bytes before what the checksum covers.
-const HEADER: usize = 8;
 /// Kind and id.
 const PREFIX: usize = 17;
-/// A longer record is not written, and a longer length not believed.
-pub(super) const MAX_RECORD: usize = 1 << 20;
 
 /// The bytes of a request id.
 pub(super) type Id = [u8; 16];
@@ -25,47 +22,33 @@ pub(super) enum Kind {
     Settle = 2,
 }
 
-/// A record in a buffer.
+/// What a body says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub kind: Kind,
     pub id: Id,
     pub payload: &'a [u8],
-    /// Bytes of the whole record.
-    pub length: usize,
-}
-
-/// What the start of a buffer is.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Parsed<'a> {
-    Record(Record<'a>),
-    /// So many bytes must be there to tell.
-    Incomplete(usize),
-    /// No record.
-    Corrupt,
 }
 
 /// Makes the record of a row.
 pub(super) fn encode(kind: Kind, row: &LogRow) -> Result<Vec<u8>> {
     let id = RequestId::parse(&row.request_id)
         .ok_or_else(|| Error::invalid("request_id", "the id of a log row must be a UUIDv7"))?;
-    let mut record = frame(kind, &id, row)?;
-    if record.len() > MAX_RECORD {
+    let mut record = unsealed(kind, &id, row)?;
+    if record.len() > HEADER + MAX_RECORD {
         // What is charged must be kept, what explains it may go.
         let mut row = row.clone();
         row.decision = None;
         row.error_message = row
             .error_message
             .map(|text| text.chars().take(1_000).collect());
-        record = frame(kind, &id, &row)?;
+        record = unsealed(kind, &id, &row)?;
     }
-    if record.len() > MAX_RECORD {
-        return Err(Error::invalid("request_id", "the log row is over 1 MiB"));
-    }
+    frame::seal(&mut record).map_err(internal)?;
     Ok(record)
 }
 
-fn frame(kind: Kind, id: &RequestId, row: &LogRow) -> Result<Vec<u8>> {
+fn unsealed(kind: Kind, id: &RequestId, row: &LogRow) -> Result<Vec<u8>> {
     let mut record = Vec::with_capacity(2048);
     record.extend_from_slice(&[0; HEADER]);
     record.push(kind as u8);
@@ -78,11 +61,6 @@ fn frame(kind: Kind, id: &RequestId, row: &LogRow) -> Result<Vec<u8>> {
         record.truncate(HEADER + PREFIX);
         serde_json::to_writer(&mut record, &value).map_err(internal)?;
     }
-    let length = u32::try_from(record.len() - HEADER).map_err(internal)?;
-    let (header, body) = record.split_at_mut(HEADER);
-    let (length_bytes, checksum_bytes) = header.split_at_mut(4);
-    length_bytes.copy_from_slice(&length.to_le_bytes());
-    checksum_bytes.copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     Ok(record)
 }
 
@@ -101,40 +79,27 @@ fn replace_nul(value: &mut serde_json::Value) {
     }
 }
 
-/// Reads the record at the start of a buffer. Never panics, whatever the buffer holds.
-pub(super) fn parse(buffer: &[u8]) -> Parsed<'_> {
-    let Some((length, rest)) = buffer.split_first_chunk::<4>() else {
-        return Parsed::Incomplete(HEADER);
-    };
-    let Some((checksum, rest)) = rest.split_first_chunk::<4>() else {
-        return Parsed::Incomplete(HEADER);
-    };
-    let length = u32::from_le_bytes(*length) as usize;
-    if !(PREFIX..=MAX_RECORD).contains(&length) {
-        return Parsed::Corrupt;
-    }
-    let Some(body) = rest.get(..length) else {
-        return Parsed::Incomplete(HEADER + length);
-    };
-    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
-        return Parsed::Corrupt;
-    }
-    let Some((&kind, rest)) = body.split_first() else {
-        return Parsed::Corrupt;
-    };
+/// Reads a body; nothing if it is no record.
+pub(super) fn parse(body: &[u8]) -> Option<Record<'_>> {
+    let (&kind, rest) = body.split_first()?;
     let kind = match kind {
         1 => Kind::Intent,
         2 => Kind::Settle,
-        _ => return Parsed::Corrupt,
+        _ => return None,
     };
-    match rest.split_first_chunk::<16>() {
-        Some((id, payload)) => Parsed::Record(Record {
-            kind,
-            id: *id,
-            payload,
-            length: HEADER + length,
-        }),
-        None => Parsed::Corrupt,
+    let (id, payload) = rest.split_first_chunk::<16>()?;
+    Some(Record {
+        kind,
+        id: *id,
+        payload,
+    })
+}
+
+/// Reads a whole record, as [`encode`] makes it.
+pub(super) fn parse_whole(record: &[u8]) -> Option<Record<'_>> {
+    match frame::parse(record) {
+        frame::Parsed::Body(body) => parse(body),
+        _ => None,
     }
 }
 
@@ -162,10 +127,7 @@ mod tests {
     }
 
     fn decoded(record: &[u8]) -> LogRow {
-        match parse(record) {
-            Parsed::Record(record) => serde_json::from_slice(record.payload).unwrap(),
-            other => panic!("{other:?}"),
-        }
+        serde_json::from_slice(parse_whole(record).unwrap().payload).unwrap()
     }
 
     #[test]
@@ -197,9 +159,9 @@ mod tests {
             let mut buffer = encode(Kind::Intent, &row).unwrap();
             let length = buffer.len();
             buffer.extend_from_slice(&tail);
-            let Parsed::Record(record) = parse(&buffer) else { panic!("no record") };
+            let Some(record) = parse_whole(&buffer) else { panic!("no record") };
             prop_assert_eq!(record.kind, Kind::Intent);
-            prop_assert_eq!(record.length, length);
+            prop_assert_eq!(HEADER + PREFIX + record.payload.len(), length);
             prop_assert_eq!(RequestId::from_bytes(record.id).to_string(), row.request_id.clone());
             prop_assert_eq!(decoded(&buffer), row);
         }
@@ -209,12 +171,13 @@ mod tests {
             let mut buffer = encode(Kind::Settle, &row(&text)).unwrap();
             let at = at.index(buffer.len());
             buffer[at] ^= 1 << bit;
-            prop_assert!(!matches!(parse(&buffer), Parsed::Record(_)));
+            prop_assert!(parse_whole(&buffer).is_none());
         }
 
         #[test]
         fn noise_is_no_panic(buffer in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&buffer);
+            let _ = parse_whole(&buffer);
         }
     }
 }

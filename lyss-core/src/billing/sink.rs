@@ -5,10 +5,11 @@
 
 use std::{io::Write, path::Path, time::Duration};
 
-use super::{reader::Row, spool::open_private};
+use super::reader::Row;
 use crate::{
     Error, ErrorKind, Result,
     database::{Database, QUERY_TIMEOUT, within},
+    spool::open_private,
 };
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

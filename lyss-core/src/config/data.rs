@@ -22,6 +22,9 @@ pub struct DataConfig {
     pub spool_dir: Option<PathBuf>,
     /// Most bytes that the spool may hold while the database is away.
     pub spool_max_bytes: u64,
+    /// Most bytes of each topic that is handed on after an answer (memories to remember), while its destination is
+    /// away. They lie below the spool directory.
+    pub outbox_max_bytes: u64,
 }
 
 /// `data.database`.
@@ -130,6 +133,7 @@ impl Default for DataConfig {
             dir: None,
             spool_dir: None,
             spool_max_bytes: 1 << 30,
+            outbox_max_bytes: 256 << 20,
         }
     }
 }
@@ -177,6 +181,11 @@ impl Section for DataConfig {
             "spool_max_bytes",
             1 << 20..=1 << 44,
             &mut self.spool_max_bytes,
+        );
+        r.size(
+            "outbox_max_bytes",
+            4 << 20..=1 << 44,
+            &mut self.outbox_max_bytes,
         );
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     resilience::{limit::RateWindow, timeout::Timeouts},
     routing::{Account, Table, TableParts},
     session::{MemorySessionStore, SharedSessionStore, TurnQueue},
+    spool::Topics,
     telemetry::metrics::Metrics,
 };
 
@@ -125,6 +126,7 @@ impl EngineBuilder {
             ..LedgerOptions::new(config.data.spool_path(), config.data.spool_max_bytes)
         };
         let ledger = Ledger::open(options, Some(database.clone()))?;
+        let topics = Topics::new(config.data.spool_path(), config.data.outbox_max_bytes);
         let redis = open_redis(&config).await?;
         let sessions = match sessions {
             Some(sessions) => sessions,
@@ -145,6 +147,7 @@ impl EngineBuilder {
             database,
             turns: TurnQueue::new(Arc::clone(&sessions), tasks.clone()),
             sessions,
+            topics,
             keys,
             redis,
             table: ArcSwap::from_pointee(table),

@@ -35,12 +35,16 @@ use crate::{
     provider::registry::Registry,
     routing::Table,
     session::{SharedSessionStore, TurnQueue},
+    spool::Topics,
     telemetry::metrics::Metrics,
 };
 
 /// How long a unary call goes on after its caller has gone away, so that what the provider charges is known
 /// (decision 21).
 const DRAIN_UNARY: Duration = Duration::from_secs(30);
+
+/// How long the end waits for what is to be handed on; the rest is on disk, and the next process hands it on.
+const OUTBOX_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The gateway's engine. Clones are the same engine.
 ///
@@ -72,6 +76,8 @@ pub(crate) struct Inner {
     pub database: Database,
     pub sessions: SharedSessionStore,
     pub turns: TurnQueue,
+    /// What is handed on after an answer.
+    pub topics: Topics,
     pub keys: Arc<KeyRing>,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,
@@ -164,6 +170,9 @@ impl Engine {
     /// All metrics as OpenMetrics text.
     pub fn metrics(&self) -> String {
         let spool = self.0.ledger.stats();
+        for (topic, stats) in self.0.topics.stats() {
+            self.0.metrics.outbox(topic, &stats);
+        }
         self.0
             .metrics
             .encode(spool.waiting_records, spool.dead_letters)
@@ -181,6 +190,7 @@ impl Engine {
         while self.0.in_flight.load(Relaxed) > 0 && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.0.topics.close(OUTBOX_PATIENCE).await;
         self.0.cancel.cancel();
         self.0.sources.lock().checks.cancel();
         self.0.tasks.close();
@@ -189,6 +199,8 @@ impl Engine {
             .is_err()
         {
             tracing::warn!("background tasks did not end in time");
+        } else {
+            self.0.topics.remove_empty();
         }
         // A database that is away will not be back in time; what is in the spool is written by the next process.
         let away = !self.0.database_up.load(Relaxed);

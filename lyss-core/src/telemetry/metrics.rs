@@ -17,7 +17,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::types::{Status, Usage};
+use crate::{
+    spool::OutboxStats,
+    types::{Status, Usage},
+};
 
 /// How many model names of a provider become label values.
 pub const MODEL_LABELS: usize = 200;
@@ -55,6 +58,11 @@ struct ProviderLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TopicLabels {
+    topic: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: String,
 }
@@ -79,6 +87,7 @@ pub struct Metrics {
     spool_records: Gauge<i64>,
     dead_letters: Counter<u64, AtomicU64>,
     reload_failures: Counter,
+    outbox: Outboxes,
     series: RwLock<AllSeries>,
 }
 
@@ -92,6 +101,48 @@ pub struct Series {
     output_tokens: Counter,
     cached_tokens: Counter,
     reasoning_tokens: Counter,
+}
+
+/// What waits to be handed on, by topic.
+#[derive(Default)]
+struct Outboxes {
+    records: Family<TopicLabels, Gauge>,
+    bytes: Family<TopicLabels, Gauge>,
+    dropped: Family<TopicLabels, Counter>,
+    set_aside: Family<TopicLabels, Counter>,
+    failures: Family<TopicLabels, Counter>,
+}
+
+impl Outboxes {
+    fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register(
+            "gateway_outbox_records",
+            "Records of this process that wait to be handed on",
+            all.records.clone(),
+        );
+        registry.register(
+            "gateway_outbox_bytes",
+            "Bytes on disk of what waits to be handed on",
+            all.bytes.clone(),
+        );
+        registry.register(
+            "gateway_outbox_dropped",
+            "Records that found no room, or could not be written or read",
+            all.dropped.clone(),
+        );
+        registry.register(
+            "gateway_outbox_set_aside",
+            "Records that their destination refused",
+            all.set_aside.clone(),
+        );
+        registry.register(
+            "gateway_outbox_failures",
+            "Attempts to hand on a record that failed",
+            all.failures.clone(),
+        );
+        all
+    }
 }
 
 /// What is known of a finished request.
@@ -198,6 +249,7 @@ impl Default for Metrics {
             "Configurations that were refused",
             reload_failures.clone(),
         );
+        let outbox = Outboxes::register(&mut registry);
         Self {
             registry,
             requests,
@@ -213,6 +265,7 @@ impl Default for Metrics {
             spool_records,
             dead_letters,
             reload_failures,
+            outbox,
             series: RwLock::default(),
         }
     }
@@ -347,6 +400,28 @@ impl Metrics {
     /// A configuration was refused.
     pub fn reload_failed(&self) {
         self.reload_failures.inc();
+    }
+
+    /// Takes over the numbers of a topic of the outbox.
+    pub(crate) fn outbox(&self, topic: &'static str, stats: &OutboxStats) {
+        let labels = TopicLabels { topic };
+        let gauges = [
+            (&self.outbox.records, stats.waiting),
+            (&self.outbox.bytes, stats.bytes),
+        ];
+        for (family, number) in gauges {
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            family.get_or_create(&labels).set(number);
+        }
+        let counters = [
+            (&self.outbox.dropped, stats.dropped),
+            (&self.outbox.set_aside, stats.set_aside),
+            (&self.outbox.failures, stats.failures),
+        ];
+        for (family, number) in counters {
+            let counter = family.get_or_create(&labels);
+            counter.inc_by(number.saturating_sub(counter.get()));
+        }
     }
 
     /// All metrics as OpenMetrics text. `spool_records` and `dead_letters` are read at this moment.

@@ -10,9 +10,9 @@ use crate::{
         reader::Reader,
         record::{Kind, encode},
         sink,
-        spool::segment_path,
     },
     database::testing,
+    spool::segment_path,
 };
 
 async fn lands_once_and_soon(database: Database) {

@@ -75,6 +75,7 @@ fn commented_values_that_claim_to_be_defaults_are() {
     assert_eq!(all.server.max_in_flight, default.server.max_in_flight);
     assert_eq!(all.server.max_body, default.server.max_body);
     assert_eq!(all.data.spool_max_bytes, default.data.spool_max_bytes);
+    assert_eq!(all.data.outbox_max_bytes, default.data.outbox_max_bytes);
     assert_eq!(
         all.data.database.log_retention,
         default.data.database.log_retention

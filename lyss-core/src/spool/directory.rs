@@ -1,4 +1,4 @@
-//! The spool's files: one locked directory a process, in it segments that only grow, or go as a whole.
+//! A spool's files: one locked directory a process, in it segments that only grow, or go as a whole.
 //!
 //! Appending is one `write(2)` under a short mutex, on the caller's thread: into the page cache that is some
 //! microseconds, less than handing the record to another thread would cost. There is no fsync: what is written
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 /// Existing segments and their lengths, in order.
-pub(super) type Segments = BTreeMap<u64, u64>;
+pub(crate) type Segments = BTreeMap<u64, u64>;
 
 /// Records that the disk refused, kept in memory until they are drained.
 const MAX_OVERFLOW: usize = 10_000;
@@ -25,10 +25,12 @@ const MAX_OVERFLOW: usize = 10_000;
 const UNFINISHED: &str = "new-";
 /// Holds the lock of a directory.
 const LOCK_FILE: &str = "lock";
+/// How far a directory has been handed on, where its reader keeps note of that.
+pub(crate) const POSITION_FILE: &str = "position";
 
 /// Why a record was not written.
 #[derive(Debug)]
-pub(super) enum AppendError {
+pub(crate) enum AppendError {
     /// The limit, or the disk, is reached.
     Full,
     /// The disk fails, also on a fresh file.
@@ -38,7 +40,7 @@ pub(super) enum AppendError {
 }
 
 /// The spool directory of this process.
-pub(super) struct Spool {
+pub(crate) struct Spool {
     dir: PathBuf,
     segment_bytes: u64,
     max_bytes: u64,
@@ -60,14 +62,14 @@ struct State {
 }
 
 /// What the drain can read at one moment.
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     pub segments: Segments,
     pub current: u64,
 }
 
 impl Spool {
     /// Makes and locks a new directory under `root`.
-    pub(super) fn create(root: &Path, segment_bytes: u64, max_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn create(root: &Path, segment_bytes: u64, max_bytes: u64) -> io::Result<Self> {
         make_dir(root, true)?;
         let name = Uuid::now_v7().to_string();
         let unfinished = root.join(format!("{UNFINISHED}{name}"));
@@ -98,12 +100,12 @@ impl Spool {
         })
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Appends a record. A tenth of the space is kept for records that finish what has begun (`finishing`).
-    pub(super) fn append(&self, record: &[u8], finishing: bool) -> Result<(), AppendError> {
+    pub(crate) fn append(&self, record: &[u8], finishing: bool) -> Result<(), AppendError> {
         let length = record.len() as u64;
         let limit = if finishing {
             self.max_bytes
@@ -147,7 +149,7 @@ impl Spool {
     }
 
     /// Keeps a final record in memory that the disk would not take. False if there are too many.
-    pub(super) fn keep(&self, record: Vec<u8>) -> bool {
+    pub(crate) fn keep(&self, record: Vec<u8>) -> bool {
         let mut state = self.state.lock();
         let room = state.overflow.len() < MAX_OVERFLOW;
         if room {
@@ -157,7 +159,7 @@ impl Spool {
     }
 
     /// What is there to read now.
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let state = self.state.lock();
         Snapshot {
             segments: state.segments.clone(),
@@ -167,7 +169,7 @@ impl Spool {
 
     /// The kept records, if the reader at `position` has read everything that was written before them; so their
     /// intents have been seen.
-    pub(super) fn take_kept(&self, position: (u64, u64), most: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn take_kept(&self, position: (u64, u64), most: usize) -> Vec<Vec<u8>> {
         let mut state = self.state.lock();
         if position != (state.current, state.length()) {
             return Vec::new();
@@ -177,7 +179,7 @@ impl Spool {
     }
 
     /// Deletes a sealed segment that nothing needs any more.
-    pub(super) fn delete(&self, number: u64) -> io::Result<()> {
+    pub(crate) fn delete(&self, number: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         if number == state.current {
             return Ok(());
@@ -190,7 +192,7 @@ impl Spool {
     }
 
     /// Empties the current segment, if the reader has drained it to its end and nothing is open. True if it did.
-    pub(super) fn reset(&self, position: (u64, u64)) -> bool {
+    pub(crate) fn reset(&self, position: (u64, u64)) -> bool {
         let mut state = self.state.lock();
         let length = state.length();
         if position != (state.current, length) || length == 0 || state.file.set_len(0).is_err() {
@@ -202,13 +204,28 @@ impl Spool {
         true
     }
 
+    /// Goes on in a new segment, if the reader has drained the current one to its end. True if it did: the old one can
+    /// then be deleted. Unlike [`Spool::reset`] this never makes a noted position point into other records.
+    pub(crate) fn seal_drained(&self, position: (u64, u64)) -> bool {
+        let mut state = self.state.lock();
+        let length = state.length();
+        position == (state.current, length) && length > 0 && state.seal(&self.dir).is_ok()
+    }
+
+    /// Counts the bytes of an adopted directory as this process's, for as long as the value lives.
+    pub(crate) fn count(&self, orphan: &Orphan) -> Counted<'_> {
+        let total = orphan.segments.values().sum();
+        self.bytes.fetch_add(total, Ordering::Relaxed);
+        Counted { spool: self, total }
+    }
+
     /// Takes no new requests; what has begun may still settle.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state.lock().closed = true;
     }
 
     /// Removes the directory. Only for an empty one that was closed.
-    pub(super) fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.dir)
     }
 }
@@ -245,15 +262,35 @@ impl State {
 }
 
 /// A directory whose process is dead, locked by this one now.
-pub(super) struct Orphan {
+pub(crate) struct Orphan {
     pub dir: PathBuf,
     pub segments: Segments,
     _lock: File,
 }
 
+/// Bytes of an adopted directory, counted for as long as they are there.
+pub(crate) struct Counted<'a> {
+    spool: &'a Spool,
+    total: u64,
+}
+
+impl Counted<'_> {
+    /// So many bytes are there no more.
+    pub(crate) fn less(&mut self, bytes: u64) {
+        self.spool.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.total -= bytes;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.spool.bytes.fetch_sub(self.total, Ordering::Relaxed);
+    }
+}
+
 /// The directories under `root` whose processes are dead. Which of several living processes gets one is decided by
 /// its lock; a directory of a living process is never touched.
-pub(super) fn orphans(root: &Path) -> io::Result<Vec<Orphan>> {
+pub(crate) fn orphans(root: &Path) -> io::Result<Vec<Orphan>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -311,17 +348,18 @@ fn adopt(dir: PathBuf) -> io::Result<Option<Orphan>> {
 }
 
 impl Orphan {
-    /// Deletes a segment whose rows are all in the database.
-    pub(super) fn delete(&mut self, number: u64) -> io::Result<u64> {
+    /// Deletes a segment that nothing needs any more.
+    pub(crate) fn delete(&mut self, number: u64) -> io::Result<u64> {
         remove_if_there(&segment_path(&self.dir, number))?;
         Ok(self.segments.remove(&number).unwrap_or(0))
     }
 
     /// Removes the directory: the lock file last, so that what is half removed can be adopted again.
-    pub(super) fn remove(self) -> io::Result<()> {
+    pub(crate) fn remove(self) -> io::Result<()> {
         for number in self.segments.keys() {
             remove_if_there(&segment_path(&self.dir, *number))?;
         }
+        remove_if_there(&self.dir.join(POSITION_FILE))?;
         remove_if_there(&self.dir.join(LOCK_FILE))?;
         fs::remove_dir(&self.dir)
     }
@@ -339,7 +377,7 @@ fn remove_unfinished(dir: &Path) {
     }
 }
 
-pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:010}.seg"))
 }
 
@@ -367,11 +405,19 @@ fn make_dir(path: &Path, recursive: bool) -> io::Result<()> {
 }
 
 /// Opens a file for appending, and makes it if it is missing, readable by its owner only.
-pub(super) fn open_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
+    open_owned(path, OpenOptions::new().append(true))
+}
+
+/// As [`open_private`], for writing over what is there.
+pub(crate) fn open_rewritable(path: &Path) -> io::Result<File> {
+    open_owned(path, OpenOptions::new().write(true).truncate(false))
+}
+
+fn open_owned(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.create(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options.open(path)
 }
 
