@@ -1,7 +1,7 @@
 //! One connection to Redis for everything that is kept there: a deadline for every command and a breaker, so that a
 //! Redis that is away costs a request microseconds and not its patience.
 //!
-//! Used by `session/redis.rs`; limits and idempotency follow.
+//! Used by `session/redis.rs` and `resilience/limit/`; idempotency follows.
 
 use std::{
     fmt,
@@ -131,6 +131,11 @@ impl RedisHandle {
             tracing::warn!("redis does not answer; starting without it and trying on");
         }
         Ok(handle)
+    }
+
+    /// Whether keys lie on several servers, so that one script cannot reach them all.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.0.target, Target::Cluster(_))
     }
 
     /// Whether Redis answers.

@@ -28,7 +28,10 @@ use crate::{
         registry::Registry,
         transport::{HttpTransport, HyperTransport, TransportConfig, install_crypto},
     },
-    resilience::{limit::RateWindow, timeout::Timeouts},
+    resilience::{
+        limit::{RateLimit, RateLimits},
+        timeout::Timeouts,
+    },
     routing::{Account, Table, TableParts},
     session::{MemorySessionStore, SharedSessionStore, TurnQueue},
     spool::Topics,
@@ -149,6 +152,7 @@ impl EngineBuilder {
             sessions,
             topics,
             keys,
+            limits: limits(redis.as_ref()),
             redis,
             table: ArcSwap::from_pointee(table),
             settings: ArcSwap::from_pointee(settings(config, loopback)?),
@@ -297,6 +301,15 @@ async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
     }
 }
 
+fn limits(redis: Option<&RedisPing>) -> RateLimits {
+    #[cfg(feature = "redis")]
+    if let Some(redis) = redis {
+        return RateLimits::shared(redis.clone());
+    }
+    let _ = redis;
+    RateLimits::default()
+}
+
 fn open_sessions(
     config: &Config,
     database: &Database,
@@ -440,7 +453,9 @@ fn accounts_of(
             .stream_total_timeout
             .or(routing.stream_total_timeout),
     };
-    let limit = provider.max_rps.map(|rps| Arc::new(RateWindow::new(rps)));
+    let limit = provider
+        .max_rps
+        .map(|rps| Arc::new(RateLimit::of_provider(id, rps)));
     let running = Arc::new(AtomicUsize::new(0));
     let kind = provider.kind.as_deref().unwrap_or(id);
     let keys: Vec<Option<SecretString>> = match provider.keys().count() {

@@ -33,6 +33,7 @@ use crate::{
     error::Result,
     gateway::RoutingRule,
     provider::registry::Registry,
+    resilience::limit::RateLimits,
     routing::Table,
     session::{SharedSessionStore, TurnQueue},
     spool::Topics,
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     /// What is handed on after an answer.
     pub topics: Topics,
     pub keys: Arc<KeyRing>,
+    pub limits: RateLimits,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,
     settings: ArcSwap<Settings>,

@@ -84,14 +84,14 @@ where
     let mut last: Option<Error> = None;
     let mut attempt = 0;
     while attempt < most {
-        let picked = match choices.pick(inner, &context) {
+        let picked = match choices.pick(inner, &context).await {
             Ok(picked) => picked,
             Err(nothing) => {
                 // Every target has been tried: after a pause the same ones may be tried again.
                 let again = match (&last, choices.reopen()) {
                     (Some(_), Some(pause)) => {
                         tokio::time::sleep(pause.max(backoff(attempt + 1))).await;
-                        choices.pick(inner, &context).ok()
+                        choices.pick(inner, &context).await.ok()
                     }
                     _ => None,
                 };
@@ -222,8 +222,7 @@ impl<'a> Choices<'a> {
     }
 
     /// Picks the next target: the first tier that has a usable one decides; within it the balancer does.
-    fn pick(&mut self, inner: &Inner, context: &PickContext<'_>) -> Result<Picked> {
-        let now = Instant::now();
+    async fn pick(&mut self, inner: &Inner, context: &PickContext<'_>) -> Result<Picked> {
         for (tier_index, tier) in self.route.tiers.iter().enumerate() {
             let mut full = vec![false; tier.targets.len()];
             loop {
@@ -266,7 +265,7 @@ impl<'a> Choices<'a> {
                 let Some(target) = tier.targets.get(index) else {
                     break;
                 };
-                if !take(target, now) {
+                if !take(inner, target).await {
                     inner.metrics.rate_limited(&target.account.id);
                     if let Some(flag) = full.get_mut(index) {
                         *flag = true;
@@ -282,12 +281,12 @@ impl<'a> Choices<'a> {
                 });
             }
         }
-        self.pick_least_bad(now)
+        self.pick_least_bad(inner).await
     }
 
     /// When every target is away: the least bad one gets one call at a time, so that a model is never given up
     /// without trying, and a recovering provider is not flooded (decision 14).
-    fn pick_least_bad(&mut self, now: Instant) -> Result<Picked> {
+    async fn pick_least_bad(&mut self, inner: &Inner) -> Result<Picked> {
         let mut away: Vec<(usize, usize, &Arc<Target>)> = Vec::new();
         let mut limited = false;
         let mut unsupported = false;
@@ -308,7 +307,7 @@ impl<'a> Choices<'a> {
         away.sort_by_key(|(tier, _, target)| (target.account.health.badness(), *tier));
         for (tier, index, target) in &away {
             if let Some(probe) = target.account.health.try_probe()
-                && take(target, now)
+                && take(inner, target).await
             {
                 let (tier, index) = (*tier, *index);
                 self.reason(tier, index, "picked");
@@ -433,19 +432,7 @@ impl<'a> Choices<'a> {
 }
 
 /// Takes a place in the rule's and the provider's `max_rps`, both or none.
-fn take(target: &Target, now: Instant) -> bool {
-    if let Some(rule) = &target.rule_limit
-        && !rule.try_take(now)
-    {
-        return false;
-    }
-    if let Some(provider) = &target.account.limit
-        && !provider.try_take(now)
-    {
-        if let Some(rule) = &target.rule_limit {
-            rule.give_back(now);
-        }
-        return false;
-    }
-    true
+async fn take(inner: &Inner, target: &Target) -> bool {
+    let limits: Vec<_> = target.limits().collect(); // allocates only if there is one
+    limits.is_empty() || inner.limits.take(&limits).await
 }

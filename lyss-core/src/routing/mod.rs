@@ -16,7 +16,7 @@ use crate::{
     balance::{BalancerFactory, LoadBalancer},
     error::{Error, ErrorKind, Result},
     gateway::RoutingRule,
-    resilience::limit::RateWindow,
+    resilience::limit::RateLimit,
 };
 
 /// The targets of one model.
@@ -131,7 +131,9 @@ impl Table {
                 let targets: Vec<Arc<Target>> = rules
                     .iter()
                     .flat_map(|rule| {
-                        let limit = rule.max_rps.map(|rps| Arc::new(RateWindow::new(rps)));
+                        let limit = rule
+                            .max_rps
+                            .map(|rps| Arc::new(RateLimit::of_rule(rule, rps)));
                         let accounts = accounts(rule);
                         let weight = u64::from(rule.weight) * scale / accounts.len().max(1) as u64;
                         accounts.iter().map(move |account| {

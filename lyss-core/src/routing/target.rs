@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use crate::{
     balance::LoadBalancer,
     provider::{Provider, preset},
-    resilience::{health::Health, limit::RateWindow, timeout::Timeouts},
+    resilience::{health::Health, limit::RateLimit, timeout::Timeouts},
     types::Model,
 };
 
@@ -27,7 +27,7 @@ pub struct Account {
     /// The deadlines.
     pub timeouts: Timeouts,
     /// `max_rps` of the provider, over all its keys.
-    pub limit: Option<Arc<RateWindow>>,
+    pub limit: Option<Arc<RateLimit>>,
     /// Whether it is worth a call.
     pub health: Arc<Health>,
     /// The kind, for what it is known to serve.
@@ -90,7 +90,7 @@ pub struct Target {
     /// `max_rps` of the rule.
     pub rule_rps: Option<u32>,
     /// Its window, shared by the keys of the provider.
-    pub rule_limit: Option<Arc<RateWindow>>,
+    pub rule_limit: Option<Arc<RateLimit>>,
 }
 
 impl Target {
@@ -101,5 +101,13 @@ impl Target {
             && self.upstream_model == other.upstream_model
             && self.weight == other.weight
             && self.rule_rps == other.rule_rps
+    }
+
+    /// What a call to it needs a place in: the rule's window and the provider's.
+    pub fn limits(&self) -> impl Iterator<Item = &RateLimit> {
+        [&self.rule_limit, &self.account.limit]
+            .into_iter()
+            .flatten()
+            .map(Arc::as_ref)
     }
 }

@@ -162,8 +162,8 @@ impl Ttl {
         }
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite", feature = "redis"))]
     /// Whether so little is left that a use has to write the new end down.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn renewal_due(self, left_ms: i64) -> bool {
         left_ms < self.ms - self.ms / 8
     }

@@ -1,4 +1,4 @@
-//! `max_rps`: at most N starts in any window of one second, exactly.
+//! The window of one instance: at most N starts in any second, exactly.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-const WINDOW: Duration = Duration::from_secs(1);
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
 
 /// A sliding log of the last N starts.
 #[derive(Debug)]
