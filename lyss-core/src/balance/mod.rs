@@ -2,10 +2,14 @@
 //!
 //! A balancer is synchronous, does no IO and holds state for one tier of one model. It is told how each call ended.
 
+mod session_affinity;
 mod weighted_round_robin;
 
 use std::{sync::Arc, time::Duration};
 
+use crate::types::SessionKey;
+
+pub use session_affinity::SessionAffinity;
 pub use weighted_round_robin::WeightedRoundRobin;
 
 /// What a balancer sees of a target.
@@ -13,6 +17,8 @@ pub use weighted_round_robin::WeightedRoundRobin;
 pub struct Candidate {
     /// Stable within the tier: position of the target in it.
     pub index: usize,
+    /// The target's identity: the same on every instance, and after a restart.
+    pub id: u64,
     /// The configured weight; a target of weight 0 is never picked.
     pub weight: u32,
     /// Calls running on it now.
@@ -23,7 +29,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, Default)]
 pub struct PickContext<'a> {
     /// The session, for strategies that keep one where its cache is warm.
-    pub session_id: Option<&'a str>,
+    pub session: Option<&'a SessionKey>,
 }
 
 /// How a call on a target ended.

@@ -68,6 +68,7 @@ mod tests {
             .enumerate()
             .map(|(index, &weight)| Candidate {
                 index,
+                id: index as u64,
                 weight,
                 in_flight: 0,
             })

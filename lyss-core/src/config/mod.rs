@@ -122,7 +122,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("routing.fallbacks", |c| !c.routing.fallbacks.is_empty()),
     ("routing.breaker", |c| c.routing.breaker.is_some()),
     ("routing.retry_budget", |c| c.routing.retry_budget.is_some()),
-    ("routing.session_affinity", |c| c.routing.session_affinity),
     ("session.max_tokens", |c| {
         c.session.max_tokens != SessionConfig::default().max_tokens
     }),

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Auth, Engine, Inner, Settings, Sources, upkeep};
 use crate::{
     admission::{KeyHasher, KeyRing, KeyStore, RingTimes, load_or_create_pepper},
-    balance::BalancerFactory,
+    balance::{BalancerFactory, SessionAffinity},
     billing::{Ledger, LedgerOptions},
     config::{AuthMode, Config, ProviderConfig, StoreKind},
     database::{Database, DatabaseSource},
@@ -141,7 +141,7 @@ impl EngineBuilder {
         };
         let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
         let keys = KeyRing::start(store, RingTimes::default()).await;
-        let balancer = balancer(&balancers, &config.routing.load_balancer)?;
+        let balancer = balancer(&balancers, &config)?;
         let configured = configured(&config, &registry, balancer, None)?;
         let table = Table::build(&parts(&configured, Vec::new()), None);
         let inner = Arc::new(Inner {
@@ -181,7 +181,7 @@ impl EngineBuilder {
 
 /// Puts a new configuration into force.
 pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
-    let balancer = balancer(&inner.balancers, &config.routing.load_balancer)?;
+    let balancer = balancer(&inner.balancers, &config)?;
     let old = inner.settings();
     let mut sources = inner.sources.lock();
     let kept = Kept {
@@ -190,7 +190,11 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     };
     let configured = configured(&config, &inner.registry, balancer, Some(&kept))?;
     let settings = settings(config, inner.loopback)?;
-    let same_strategy = old.config.routing.load_balancer == settings.config.routing.load_balancer;
+    let strategy = |config: &Config| {
+        let routing = &config.routing;
+        (routing.load_balancer.clone(), routing.session_affinity)
+    };
+    let same_strategy = strategy(&old.config) == strategy(&settings.config);
     sources.checks.cancel();
     sources.checks = CancellationToken::new();
     sources.configured = configured;
@@ -219,8 +223,10 @@ pub(super) fn parts(configured: &Configured, stored_rules: Vec<RoutingRule>) -> 
     }
 }
 
-fn balancer(own: &Balancers, name: &str) -> Result<BalancerFactory> {
-    own.get(name)
+fn balancer(own: &Balancers, config: &Config) -> Result<BalancerFactory> {
+    let name = &config.routing.load_balancer;
+    let factory = own
+        .get(name)
         .cloned()
         .or_else(|| crate::balance::builtin(name))
         .ok_or_else(|| {
@@ -228,7 +234,12 @@ fn balancer(own: &Balancers, name: &str) -> Result<BalancerFactory> {
                 "routing.load_balancer",
                 format!("there is no load balancer `{name}`; accepted: weighted_round_robin"),
             )
-        })
+        })?;
+    Ok(if config.routing.session_affinity {
+        SessionAffinity::over(factory)
+    } else {
+        factory
+    })
 }
 
 /// `loopback`: whether the listeners that are open can be reached from this machine only. A reload does not move them,

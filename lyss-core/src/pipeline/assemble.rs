@@ -189,6 +189,11 @@ impl Turning {
             .map(|conversation| conversation.key.id.as_str())
     }
 
+    /// The session and its owner.
+    pub fn key(&self) -> Option<&SessionKey> {
+        self.0.as_ref().map(|conversation| &conversation.key)
+    }
+
     /// Whether the request belongs to a session.
     pub fn in_session(&self) -> bool {
         self.0.is_some()
@@ -197,6 +202,13 @@ impl Turning {
     /// The conversation; `None` for a stateless request, whose own body is sent as it is.
     pub fn conversation(&mut self) -> Option<&mut Conversation> {
         self.0.as_mut()
+    }
+
+    /// Lets the session's next turn begin: this one stores nothing.
+    pub fn give_up(&mut self) {
+        if let Some(conversation) = &mut self.0 {
+            conversation.lease = None;
+        }
     }
 
     /// Stores the turn with the reply of a complete answer; durable when it returns. Nothing to do without a session.

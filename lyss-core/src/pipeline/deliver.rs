@@ -139,6 +139,8 @@ impl Delivery {
         self.over = true;
         if outcome.is_err() {
             self.held.clear();
+            // The stream may be kept a while by who reads it; the session's next turn need not wait for that.
+            self.turn.give_up();
         }
         settle(&mut self.record);
     }

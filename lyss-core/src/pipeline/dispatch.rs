@@ -21,7 +21,7 @@ use crate::{
         retry::{LONGEST_WAIT, backoff},
     },
     routing::{InFlight, Route, Target},
-    types::log::Candidate,
+    types::{SessionKey, log::Candidate},
 };
 
 /// What a provider must be able to do.
@@ -70,7 +70,7 @@ pub(crate) async fn dispatch<T, F, Fut>(
     record: &mut Record,
     route: &Route,
     need: Need,
-    session_id: Option<&str>,
+    session: Option<&SessionKey>,
     call: F,
 ) -> Result<Dispatched<T>>
 where
@@ -79,7 +79,7 @@ where
 {
     let settings = inner.settings().clone();
     let most = settings.max_retries.saturating_add(1);
-    let context = PickContext { session_id };
+    let context = PickContext { session };
     let mut choices = Choices::new(route, need);
     let mut last: Option<Error> = None;
     let mut attempt = 0;
@@ -242,6 +242,7 @@ impl<'a> Choices<'a> {
                             None => {
                                 usable.push(Choice {
                                     index,
+                                    id: target.id(),
                                     weight: target.weight,
                                     in_flight: target
                                         .account

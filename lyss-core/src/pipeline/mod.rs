@@ -57,15 +57,8 @@ pub(crate) async fn chat(
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
         let call = |target, call| execute::chat(target, call, request.clone());
-        let Dispatched { value, target, .. } = dispatch::dispatch(
-            &inner,
-            &mut record,
-            &route,
-            Need::Chat,
-            turn.session_id(),
-            call,
-        )
-        .await?;
+        let Dispatched { value, target, .. } =
+            dispatch::dispatch(&inner, &mut record, &route, Need::Chat, turn.key(), call).await?;
         let (usage, source) = match value.usage {
             Some(usage) => (usage, UsageSource::Reported),
             None => (
@@ -104,15 +97,8 @@ pub(crate) async fn chat_stream(
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
         let call = |target, call| execute::chat_stream(target, call, request.clone());
-        let dispatched = dispatch::dispatch(
-            &inner,
-            &mut record,
-            &route,
-            Need::Stream,
-            turn.session_id(),
-            call,
-        )
-        .await?;
+        let dispatched =
+            dispatch::dispatch(&inner, &mut record, &route, Need::Stream, turn.key(), call).await?;
         record.first_chunk();
         Ok((turn, request, dispatched))
     }

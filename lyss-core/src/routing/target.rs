@@ -94,6 +94,21 @@ pub struct Target {
 }
 
 impl Target {
+    /// What tells it from the other targets of a tier, on every instance alike: account and model.
+    pub(crate) fn id(&self) -> u64 {
+        let parts = [
+            self.account.id.as_bytes(),
+            &(self.account.key as u64).to_le_bytes(),
+            self.upstream_model.as_bytes(),
+        ];
+        // FNV-1a, 64 bits; a 255 between the parts is in no UTF-8.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in parts.iter().flat_map(|part| part.iter().chain(&[255])) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash
+    }
+
     /// Whether two targets take the same share of the same work.
     pub(super) fn same(&self, other: &Self) -> bool {
         self.account.id == other.account.id

@@ -287,3 +287,114 @@ fn busy() -> Error {
     )
     .with_retry(Retry::After(Duration::from_secs(1)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use bytes::Bytes;
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::{
+        session::MemorySessionStore,
+        types::session::{Appended, Turn},
+    };
+
+    const PATIENT: Patience = Patience {
+        wait: Duration::from_secs(20),
+        queue_max: 256,
+    };
+
+    fn queue() -> TurnQueue {
+        let store = Arc::new(MemorySessionStore::new(Duration::from_secs(60)));
+        TurnQueue::new(store, TaskTracker::new())
+    }
+
+    fn key(id: &str) -> SessionKey {
+        SessionKey {
+            user_id: "u".into(),
+            id: id.into(),
+        }
+    }
+
+    async fn turn(queue: &TurnQueue, key: &SessionKey, text: &str) {
+        let request_id = RequestId::new();
+        let (mut lease, loaded) = queue.enter(key, request_id, PATIENT).await.unwrap();
+        let version = loaded.map_or(0, |loaded| loaded.version);
+        sleep(Duration::from_millis(1)).await;
+        let turn = Turn {
+            request_id,
+            system: None,
+            history: String::new(),
+            messages: vec![(Bytes::from(text.to_owned()), 1)],
+        };
+        let stored = queue.store.append(key, &turn, version).await.unwrap();
+        assert_eq!(stored, Appended::At(version + 1));
+        lease.appended();
+    }
+
+    async fn refused(queue: &TurnQueue, key: &SessionKey, patience: Patience) {
+        match queue.enter(key, RequestId::new(), patience).await {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::SessionBusy),
+            Ok(_) => panic!("the turn is held"),
+        }
+    }
+
+    #[tokio::test]
+    async fn turns_run_one_after_another_in_the_order_they_came() {
+        let (queue, key) = (queue(), key("s"));
+        let texts: Vec<_> = (0..60).map(|n| n.to_string()).collect();
+        join_all(texts.iter().map(|text| turn(&queue, &key, text))).await;
+        let session = queue.store.load(&key).await.unwrap().unwrap();
+        let stored: Vec<_> = session.messages.iter().map(|m| &m.json[..]).collect();
+        let expected: Vec<_> = texts.iter().map(|text| text.as_bytes()).collect();
+        assert_eq!(stored, expected);
+        assert!(queue.lines.lock().is_empty(), "no line is kept");
+    }
+
+    #[tokio::test]
+    async fn two_engines_share_the_order_of_one_store() {
+        let (one, key) = (queue(), key("s"));
+        let other = TurnQueue::new(Arc::clone(&one.store), TaskTracker::new());
+        let turns = (0..40).map(|n| turn([&one, &other][n % 2], &key, "x"));
+        join_all(turns.collect::<Vec<_>>()).await;
+        let session = one.store.get(&key).await.unwrap().unwrap();
+        assert_eq!(session.message_count, 40);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_or_not_long_enough_is_refused() {
+        let (queue, key) = (queue(), key("s"));
+        let held = queue.enter(&key, RequestId::new(), PATIENT).await.unwrap();
+        let patience = |wait, queue_max| Patience { wait, queue_max };
+        refused(&queue, &key, patience(Duration::ZERO, 9)).await;
+        refused(&queue, &key, patience(Duration::from_millis(60), 9)).await;
+        let waiting = queue.enter(&key, RequestId::new(), PATIENT);
+        let late = async {
+            sleep(Duration::from_millis(20)).await;
+            refused(&queue, &key, patience(Duration::from_secs(20), 1)).await;
+            drop(held);
+        };
+        let (waited, ()) = tokio::join!(waiting, late);
+        drop(waited.unwrap());
+        turn(&queue, &key, "free again").await;
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_leaves_no_place() {
+        let (queue, key) = (queue(), key("s"));
+        let held = queue.enter(&key, RequestId::new(), PATIENT).await.unwrap();
+        for _ in 0..5 {
+            let waiting = queue.enter(&key, RequestId::new(), PATIENT);
+            let gone = tokio::time::timeout(Duration::from_millis(10), waiting).await;
+            assert!(gone.is_err());
+        }
+        drop(held);
+        let begun = Instant::now();
+        turn(&queue, &key, "next").await;
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        queue.tasks.close();
+        queue.tasks.wait().await;
+        assert!(queue.lines.lock().is_empty());
+    }
+}

@@ -28,6 +28,7 @@ pub fn all(factory: &BalancerFactory, claim: Claim) {
 fn candidates(weights: &[u32]) -> Vec<Candidate> {
     let candidate = |(index, &weight)| Candidate {
         index,
+        id: index as u64,
         weight,
         in_flight: 0,
     };
