@@ -26,6 +26,9 @@ pub mod admission;
 // Conversations.
 pub mod session;
 
+// What of a conversation is sent.
+pub mod context;
+
 // From a model name to targets.
 pub mod routing;
 
