@@ -220,12 +220,19 @@ impl RustDoor {
                 json!({"status": 200, "body": {"data": page.sessions.iter().map(session).collect::<Vec<_>>()}})
             }
             "messages" => {
-                let messages = gateway.session_messages(context, &step.id, 0, 100).await?;
-                let data: Vec<Value> = messages
+                let page = gateway.session_messages(context, &step.id, 0, 100).await?;
+                let compressed = page.session.compressed_count;
+                let data: Vec<Value> = page
+                    .messages
                     .iter()
                     .map(|stored| {
                         let message: Value = serde_json::from_slice(&stored.json).expect("JSON");
-                        json!({"seq": stored.seq, "turn": stored.turn, "message": message})
+                        json!({
+                            "seq": stored.seq,
+                            "turn": stored.turn,
+                            "compressed": stored.seq <= compressed,
+                            "message": message,
+                        })
                     })
                     .collect();
                 json!({"status": 200, "body": {"data": data}})

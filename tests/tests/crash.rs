@@ -30,10 +30,18 @@ const WORKERS: usize = 8;
 /// What the clients know.
 #[derive(Default)]
 struct Told {
+    /// Tells this run from others on the same Redis.
+    run: String,
     issued: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
     /// The broken ones: the process died under them.
     broken: usize,
+}
+
+impl Told {
+    fn user(&self, worker: usize) -> String {
+        format!("{}-{worker}", self.run)
+    }
 }
 
 /// One worker's conversation: its turns one after another, each of another kind.
@@ -43,6 +51,7 @@ async fn converse(
     stop: Arc<AtomicBool>,
     told: Arc<Mutex<Told>>,
 ) {
+    let user = told.lock().unwrap().user(worker);
     for turn in 0.. {
         if stop.load(Relaxed) {
             return;
@@ -52,7 +61,7 @@ async fn converse(
             &model,
             &format!("please repeat after me: {model} <{model}>"),
         );
-        body["user_id"] = format!("user-{worker}").into();
+        body["user_id"] = user.clone().into();
         body["stream"] = (turn % 2 == 1).into();
         if turn % 4 >= 2 {
             body["session_id"] = format!("session-{worker}").into();
@@ -91,7 +100,10 @@ async fn killed(
     let mut lyss = setup.start().await;
     let (address, gateway) = watch::channel(lyss.client());
     let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::new(Mutex::new(Told::default()));
+    let told = Arc::new(Mutex::new(Told {
+        run: format!("run-{:x}", fastrand::u64(..)),
+        ..Told::default()
+    }));
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {
             tokio::spawn(converse(
@@ -204,21 +216,29 @@ async fn audit_bills(store: &Store, told: &Told, mock: &MockProvider, kills: usi
     );
 }
 
+/// A worker's conversation, page by page.
+async fn stored_messages(client: &Client, worker: usize, user: &str) -> Vec<Value> {
+    let mut messages = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!(
+            "/v1/sessions/session-{worker}/messages?user_id={user}&limit=200&cursor={cursor}"
+        );
+        let page = client.get(path.trim_end_matches("&cursor=")).await.json();
+        messages.extend(page["data"].as_array().expect("messages").iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => return messages,
+        }
+    }
+}
+
 async fn audit_sessions(client: &Client, told: &Told, kills: usize) {
     let mut stored = BTreeSet::new();
     for worker in 0..WORKERS {
-        let path =
-            format!("/v1/sessions/session-{worker}/messages?user_id=user-{worker}&limit=1000");
-        let messages = client.get(&path).await.json();
-        let messages: Vec<&Value> = messages["data"]
-            .as_array()
-            .expect("messages")
-            .iter()
-            .map(|stored| &stored["message"])
-            .collect();
-        assert!(messages.len() < 1000, "they would not fit in one page");
+        let messages = stored_messages(client, worker, &told.user(worker)).await;
         let marker = |message: &Value| {
-            let text = message["content"].as_str().unwrap();
+            let text = message["message"]["content"].as_str().unwrap();
             let (_, rest) = text.split_once('<').unwrap();
             rest.split_once('>').unwrap().0.to_owned()
         };
@@ -227,7 +247,7 @@ async fn audit_sessions(client: &Client, told: &Told, kills: usize) {
                 panic!("seed {SEED}: half a turn: {turn:?}");
             };
             assert_eq!(
-                (&asked["role"], &answered["role"]),
+                (&asked["message"]["role"], &answered["message"]["role"]),
                 (&json!("user"), &json!("assistant"))
             );
             assert_eq!(
@@ -267,24 +287,35 @@ fn provider(mock: &MockProvider) -> Value {
     json!({"openai": {"api_key": "sk-upstream", "base_url": mock.base_url_openai()}})
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_kills_on_sqlite() {
+/// So many kills, or as many as `LYSS_TEST_KILLS` says.
+fn kills(usual: usize) -> usize {
+    std::env::var("LYSS_TEST_KILLS").map_or(usual, |kills| kills.parse().expect("a number"))
+}
+
+/// Kills a gateway with this `data` section, and audits what is left.
+async fn survives(data: Value, store: Option<Store>, kills: usize) {
     let mock = MockProvider::start(Options::default()).unwrap();
-    let setup = Setup::new(&json!({"providers": provider(&mock)}));
-    let (told, client, _lyss) = killed(&setup, &mock, 20).await;
-    audit_bills(&setup.sqlite(), &told, &mock, 20).await;
-    audit_sessions(&client, &told, 20).await;
+    let setup = Setup::new(&json!({"data": data, "providers": provider(&mock)}));
+    let (told, client, _lyss) = killed(&setup, &mock, kills).await;
+    let store = store.unwrap_or_else(|| setup.sqlite());
+    audit_bills(&store, &told, &mock, kills).await;
+    audit_sessions(&client, &told, kills).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_kills_on_postgres() {
-    let mock = MockProvider::start(Options::default()).unwrap();
+async fn killed_on_sqlite() {
+    survives(json!({}), None, kills(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_on_postgres() {
     let url = services::new_database(&services::postgres()).await;
-    let setup = Setup::new(&json!({
-        "data": {"database": {"driver": "postgres", "source": url}},
-        "providers": provider(&mock),
-    }));
-    let (told, client, _lyss) = killed(&setup, &mock, 8).await;
-    audit_bills(&Store::Postgres(url), &told, &mock, 8).await;
-    audit_sessions(&client, &told, 8).await;
+    let data = json!({"database": {"driver": "postgres", "source": url}});
+    survives(data, Some(Store::Postgres(url)), kills(8)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_with_sessions_in_redis() {
+    let data = json!({"redis": {"addr": services::redis()}});
+    survives(data, None, kills(8)).await;
 }

@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// How long a turn is held without a renewal: what a killed process delays the turns behind it.
-const LEASE: Duration = Duration::from_secs(9);
+const LEASE: Duration = Duration::from_secs(5);
 /// How often a turn is renewed: three times a lease.
-const RENEWAL: Duration = Duration::from_secs(3);
+const RENEWAL: Duration = Duration::from_millis(1500);
 /// How long the first in line pauses between two askings, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(40));
 

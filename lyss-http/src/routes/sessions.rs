@@ -105,6 +105,7 @@ const PAGE: (usize, usize) = (1000, 100);
 #[derive(Deserialize)]
 struct MessagesQuery {
     after: Option<u64>,
+    cursor: Option<String>,
     limit: Option<usize>,
 }
 
@@ -115,16 +116,31 @@ pub(super) async fn messages(call: Call) -> Result<Response> {
         let message = format!("`limit` must be an integer from 1 to {}", PAGE.0);
         return call.counted(Err(Error::invalid("limit", message)));
     }
+    let after = match &query.cursor {
+        None => query.after.unwrap_or(0),
+        Some(cursor) => match cursor.parse() {
+            Ok(after) => after,
+            Err(_) => {
+                let message = "`cursor` must be the `next_cursor` of the page before";
+                return call.counted(Err(Error::invalid("cursor", message)));
+            }
+        },
+    };
     let page = call
         .app
         .gateway
-        .session_messages(call.context, &call.param, query.after.unwrap_or(0), limit)
+        .session_messages(call.context, &call.param, after, limit)
         .await?;
+    let next = page
+        .messages
+        .last()
+        .filter(|last| last.seq < page.session.message_count)
+        .map(|last| last.seq.to_string());
     let compressed = page.session.compressed_count;
     let data = page
         .messages
         .into_iter()
         .map(|message| ShownMessage::of(message, compressed))
         .collect::<Result<_>>()?;
-    json(StatusCode::OK, &List::whole(data))
+    json(StatusCode::OK, &List::page(data, next))
 }
