@@ -2,38 +2,45 @@
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `lyss:s:{<user>.<id>}:h` | hash | the header: `schema`, owner, `version` (the fence), counts, times, `request` (the last turn's), `system`, `metadata` |
+//! | `lyss:s:{<user>.<id>}:h` | hash | the header: `schema`, owner, `version` (the fence), counts, times, `request` (the last turn's), `history`, `system`, `metadata`, the prefix, who compresses |
 //! | `lyss:s:{<user>.<id>}:m` | list | one message an element: `<seq> <turn> <tokens> <json>` |
+//! | `lyss:s:{<user>.<id>}:t` | hash | whose turn it is, and when each waiting instance was last heard of; gone when nobody has or wants it |
+//! | `lyss:s:{<user>.<id>}:q` | sorted set | the places that wait: `<request> <instance>` by number |
 //! | `lyss:u:{<user>}` | sorted set | the user's session ids by last activity |
 //!
 //! `<user>` and `<id>` are in unpadded base64url: whatever they contain, they can neither end the hash tag nor run into
-//! each other. The two keys of a session share a slot and are only changed together, by one script. The listing lies in
-//! a slot of its own; it is written after the session, and reading it removes what is gone.
+//! each other. The keys of a session share a slot and are only changed together, by one script; all expire by
+//! themselves. The listing lies in a slot of its own; it is written after the session, and reading it removes what is
+//! gone.
 
+mod listing;
 mod reply;
+mod scripts;
 
 use std::time::Duration;
 
-use ::redis::{Script, ScriptInvocation, Value};
+use ::redis::{ScriptInvocation, Value};
 use async_trait::async_trait;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use futures::future::join_all;
 
-use self::reply::{Header, Read};
-use super::{SessionStore, Ttl, conflict, corrupt, cursor::Cursor};
+use self::{
+    reply::{Header, Read},
+    scripts::{Scripts, session_call},
+};
+use super::{SessionStore, Ttl, conflict, corrupt};
 use crate::{
     error::{Error, ErrorKind, Result},
     redis::{Failure, RedisHandle, RedisSource},
-    types::session::{
-        Appended, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage, Turn,
-        Version,
+    types::{
+        RequestId,
+        session::{
+            Appended, Begun, LoadedSession, MessagePage, Prefix, Session, SessionKey, SessionPage,
+            Ticket, Turn, Version,
+        },
     },
 };
 
 /// Bytes of messages that one command reads, about: a longer session is read in several.
 const READ_BYTES: usize = 1 << 20;
-/// Sessions whose headers a listing asks for at once.
-const LIST_BATCH: usize = 64;
 
 type Metadata = serde_json::Map<String, serde_json::Value>;
 
@@ -45,44 +52,15 @@ pub struct RedisSessionStore {
     scripts: Scripts,
 }
 
-#[derive(Debug)]
-struct Scripts {
-    create: Script,
-    read: Script,
-    append: Script,
-    delete: Script,
-    touch: Script,
-    heal: Script,
-}
-
-impl Scripts {
-    fn new() -> Self {
-        let of_session =
-            |body: &str| Script::new(&format!("{}\n{body}", include_str!("session.lua")));
-        Self {
-            create: of_session(include_str!("create.lua")),
-            read: of_session(include_str!("read.lua")),
-            append: of_session(include_str!("append.lua")),
-            delete: of_session(include_str!("delete.lua")),
-            touch: Script::new(include_str!("touch.lua")),
-            heal: Script::new(include_str!("heal.lua")),
-        }
-    }
-}
+/// Most messages that are asked for at once: Lua's numbers are doubles, and no session has so many.
+const ALL: u64 = u32::MAX as u64;
 
 /// What to read of a session.
 struct Range {
     renew: bool,
-    from: u64,
+    /// The index of the first message; `None`: the first after the prefix.
+    from: Option<u64>,
     limit: u64,
-}
-
-impl Range {
-    const HEADER: Self = Self {
-        renew: false,
-        from: 0,
-        limit: 0,
-    };
 }
 
 impl RedisSessionStore {
@@ -114,10 +92,15 @@ impl RedisSessionStore {
     async fn read(&self, key: &SessionKey, range: Range) -> Result<Option<Read>> {
         let mut call = session_call(&self.scripts.read, key);
         call.arg(if range.renew { self.ttl.ms } else { 0 })
-            .arg(range.from)
+            .arg(range.from.map(|from| from.to_string()).unwrap_or_default())
             .arg(range.limit)
             .arg(READ_BYTES);
-        let read = Read::parse(key, self.run(&call, 0).await?)?;
+        let answer = self.run(&call, 0).await?;
+        self.read_answer(key, answer).await
+    }
+
+    async fn read_answer(&self, key: &SessionKey, answer: Vec<Value>) -> Result<Option<Read>> {
+        let read = Read::parse(key, answer)?;
         if let Some(read) = &read
             && read.header.renewed
         {
@@ -126,19 +109,21 @@ impl RedisSessionStore {
         Ok(read)
     }
 
-    /// Reads on until `limit` messages are there, or all.
-    async fn read_all(&self, key: &SessionKey, range: Range) -> Result<Option<Read>> {
-        let (from, limit) = (range.from, range.limit);
-        let Some(mut read) = self.read(key, range).await? else {
-            return Ok(None);
-        };
+    /// Reads on until `limit` messages from the index `from` are there, or all.
+    async fn read_on(
+        &self,
+        key: &SessionKey,
+        mut read: Read,
+        from: u64,
+        limit: u64,
+    ) -> Result<Option<Read>> {
         let total = read.header.session.message_count;
         let wanted = total.saturating_sub(from).min(limit);
         while (read.messages.len() as u64) < wanted {
             let have = read.messages.len() as u64;
             let next = Range {
                 renew: false,
-                from: from + have,
+                from: Some(from + have),
                 limit: wanted - have,
             };
             // The history only grows, so that pages fit together, unless it is another session by now.
@@ -156,51 +141,25 @@ impl RedisSessionStore {
         Ok(Some(read))
     }
 
-    /// Puts a session to its place in the listing. A failure is not the session's: its next use repairs it.
-    async fn touch(&self, key: &SessionKey, activity_ms: i64) {
-        let mut call = self.scripts.touch.key(listing_key(&key.user_id));
-        // Twice a session's life, and renewed whenever a session's is: the listing outlives what it lists.
-        call.arg(&key.id)
-            .arg(activity_ms)
-            .arg(self.ttl.ms.saturating_mul(2));
-        if let Err(error) = self.redis.script::<Value>(&call, 0).await {
-            tracing::debug!(?error, "a session is not in its user's listing yet");
-        }
+    /// The rest of a session of which the first page after the prefix is there.
+    async fn load_on(&self, key: &SessionKey, read: Read) -> Result<Option<LoadedSession>> {
+        let from = read.header.session.compressed_count;
+        let read = self.read_on(key, read, from, ALL).await?;
+        Ok(read.map(|read| LoadedSession {
+            session: read.header.session,
+            version: read.header.version,
+            history: read.history,
+            system: read.system,
+            prefix: read.prefix,
+            messages: read.messages,
+        }))
     }
 
-    /// Ids and activities of a listing, from `cursor` down.
-    async fn listing(
-        &self,
-        user_id: &str,
-        cursor: Option<&Cursor>,
-        offset: usize,
-    ) -> Result<Vec<(String, f64)>> {
-        let mut command = ::redis::cmd("ZREVRANGEBYSCORE");
-        command.arg(listing_key(user_id));
-        match cursor {
-            Some(cursor) => command.arg(cursor.activity_ms),
-            None => command.arg("+inf"),
-        };
-        command
-            .arg("-inf")
-            .arg("WITHSCORES")
-            .arg("LIMIT")
-            .arg(offset)
-            .arg(LIST_BATCH);
-        self.redis.command(&command).await.map_err(unavailable)
-    }
-
-    async fn heal(&self, user_id: &str, gone: &[Cursor]) {
-        if gone.is_empty() {
-            return;
-        }
-        let mut call = self.scripts.heal.key(listing_key(user_id));
-        for entry in gone {
-            call.arg(&entry.id).arg(entry.activity_ms);
-        }
-        if let Err(error) = self.redis.script::<Value>(&call, 0).await {
-            tracing::debug!(?error, "a listing keeps sessions that are gone");
-        }
+    /// Runs a script that answers `ok` and perhaps a number; whether it is there and not zero.
+    async fn tell(&self, call: &ScriptInvocation<'_>, payload: usize) -> Result<bool> {
+        let answer = self.run(call, payload).await?;
+        reply::check(&answer)?;
+        Ok(reply::number(answer.get(1)).is_some_and(|number| number > 0))
     }
 }
 
@@ -224,24 +183,65 @@ impl SessionStore for RedisSessionStore {
     }
 
     async fn get(&self, key: &SessionKey) -> Result<Option<Session>> {
-        let read = self.read(key, Range::HEADER).await?;
+        let header = Range {
+            renew: false,
+            from: Some(0),
+            limit: 0,
+        };
+        let read = self.read(key, header).await?;
         Ok(read.map(|read| read.header.session))
     }
 
     async fn load(&self, key: &SessionKey) -> Result<Option<LoadedSession>> {
-        let range = Range {
+        let window = Range {
             renew: true,
-            from: 0,
-            limit: u64::from(u32::MAX),
+            from: None,
+            limit: ALL,
         };
-        Ok(self.read_all(key, range).await?.map(|read| LoadedSession {
-            session: read.header.session,
-            version: read.header.version,
-            history: String::new(),
-            system: read.system,
-            prefix: Prefix::default(),
-            messages: read.messages,
-        }))
+        match self.read(key, window).await? {
+            Some(read) => self.load_on(key, read).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn begin_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<Begun> {
+        let mut call = session_call(&self.scripts.begin_turn, key);
+        call.arg(self.ttl.ms)
+            .arg(ALL)
+            .arg(READ_BYTES)
+            .arg(ticket.request_id.to_string())
+            .arg(&*ticket.instance)
+            .arg(ms(ticket.lease))
+            .arg(u8::from(ticket.first))
+            .arg(u8::from(ticket.wait))
+            .arg(ticket.queue_max);
+        let answer = self.run(&call, 0).await?;
+        match reply::text(answer.first()) {
+            Some("waiting") => Ok(Begun::Waiting),
+            Some("busy") => Ok(Begun::Busy),
+            _ => {
+                let loaded = match self.read_answer(key, answer).await? {
+                    Some(read) => self.load_on(key, read).await?,
+                    None => None,
+                };
+                Ok(Begun::Granted(loaded.map(Box::new)))
+            }
+        }
+    }
+
+    async fn renew_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<bool> {
+        let mut call = session_call(&self.scripts.renew_turn, key);
+        call.arg(ticket.request_id.to_string())
+            .arg(&*ticket.instance)
+            .arg(ms(ticket.lease));
+        self.tell(&call, 0).await
+    }
+
+    async fn end_turn(&self, key: &SessionKey, ticket: &Ticket) -> Result<()> {
+        let mut call = session_call(&self.scripts.end_turn, key);
+        call.arg(ticket.request_id.to_string())
+            .arg(&*ticket.instance);
+        self.tell(&call, 0).await.map(drop)
     }
 
     async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended> {
@@ -251,6 +251,7 @@ impl SessionStore for RedisSessionStore {
         call.arg(self.ttl.ms)
             .arg(expected)
             .arg(turn.request_id.to_string())
+            .arg(&turn.history)
             .arg(tokens)
             .arg(u8::from(system.is_some()))
             .arg(system.unwrap_or_default());
@@ -260,8 +261,10 @@ impl SessionStore for RedisSessionStore {
             payload += json.len();
         }
         let answer = self.run(&call, payload).await?;
-        if reply::text(answer.first()) == Some("conflict") {
-            return Err(conflict());
+        match reply::text(answer.first()) {
+            Some("conflict") => return Err(conflict()),
+            Some("deleted") => return Ok(Appended::Deleted),
+            _ => {}
         }
         reply::check(&answer)?;
         let number = |at: usize| reply::number(answer.get(at));
@@ -276,19 +279,52 @@ impl SessionStore for RedisSessionStore {
         }
     }
 
+    async fn begin_compression(
+        &self,
+        key: &SessionKey,
+        by: RequestId,
+        lease: Duration,
+    ) -> Result<bool> {
+        let mut call = session_call(&self.scripts.begin_compression, key);
+        call.arg(by.to_string()).arg(ms(lease));
+        self.tell(&call, 0).await
+    }
+
+    async fn compress(&self, key: &SessionKey, prefix: &Prefix, by: RequestId) -> Result<bool> {
+        let summary = prefix.summary.as_deref();
+        let mut call = session_call(&self.scripts.compress, key);
+        call.arg(by.to_string())
+            .arg(prefix.version)
+            .arg(prefix.upto)
+            .arg(prefix.covered_tokens)
+            .arg(u8::from(summary.is_some()))
+            .arg(summary.unwrap_or_default())
+            .arg(prefix.summary_tokens);
+        self.tell(&call, summary.map_or(0, <[u8]>::len)).await
+    }
+
+    async fn end_compression(&self, key: &SessionKey, by: RequestId) -> Result<()> {
+        let mut call = session_call(&self.scripts.end_compression, key);
+        call.arg(by.to_string());
+        self.tell(&call, 0).await.map(drop)
+    }
+
     async fn messages(
         &self,
         key: &SessionKey,
         after: u64,
         limit: usize,
     ) -> Result<Option<MessagePage>> {
-        let range = Range {
+        let (from, limit) = (after.min(ALL), (limit as u64).min(ALL));
+        let page = Range {
             renew: false,
-            // Lua's numbers are doubles; no session has so many messages.
-            from: after.min(u64::from(u32::MAX)),
-            limit: (limit as u64).min(u64::from(u32::MAX)),
+            from: Some(from),
+            limit,
         };
-        let read = self.read_all(key, range).await?;
+        let Some(read) = self.read(key, page).await? else {
+            return Ok(None);
+        };
+        let read = self.read_on(key, read, from, limit).await?;
         Ok(read.map(|read| MessagePage {
             session: read.header.session,
             messages: read.messages,
@@ -297,65 +333,13 @@ impl SessionStore for RedisSessionStore {
 
     /// A session that cannot be read is left out, and logged.
     async fn list(&self, user_id: &str, cursor: Option<&str>, limit: usize) -> Result<SessionPage> {
-        let limit = limit.max(1);
-        let cursor = cursor.map(Cursor::decode).transpose()?;
-        let mut page: Vec<(Cursor, Session)> = Vec::new();
-        let mut gone = Vec::new();
-        let mut offset = 0;
-        // One more than the page holds says whether there is a next one.
-        while page.len() <= limit {
-            let batch = self.listing(user_id, cursor.as_ref(), offset).await?;
-            let last = batch.len() < LIST_BATCH;
-            offset += batch.len();
-            let entries = batch.into_iter().map(|(id, activity)| Cursor {
-                activity_ms: activity as i64,
-                id,
-            });
-            let reads = entries
-                .filter(|entry| {
-                    cursor.as_ref().is_none_or(|cursor| {
-                        (entry.activity_ms, &entry.id) < (cursor.activity_ms, &cursor.id)
-                    })
-                })
-                .map(|entry| async {
-                    let key = SessionKey {
-                        user_id: user_id.to_owned(),
-                        id: entry.id.clone(),
-                    };
-                    (entry, self.get(&key).await)
-                });
-            for (entry, session) in join_all(reads).await {
-                match session {
-                    Ok(Some(session)) => page.push((entry, session)),
-                    Ok(None) => gone.push(entry),
-                    Err(error) if error.kind() == ErrorKind::SessionCorrupt => {
-                        tracing::warn!(?error, "a session is left out of a listing");
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            if last {
-                break;
-            }
-        }
-        self.heal(user_id, &gone).await;
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let next_cursor = page.last().filter(|_| more).map(|(at, _)| at.encode());
-        Ok(SessionPage {
-            sessions: page.into_iter().map(|(_, session)| session).collect(),
-            next_cursor,
-        })
+        self.list_page(user_id, cursor, limit).await
     }
 
     async fn delete(&self, key: &SessionKey) -> Result<bool> {
         let call = session_call(&self.scripts.delete, key);
         let found: u64 = self.redis.script(&call, 0).await.map_err(unavailable)?;
-        let mut remove = ::redis::cmd("ZREM");
-        remove.arg(listing_key(&key.user_id)).arg(&key.id);
-        if let Err(error) = self.redis.command::<Value>(&remove).await {
-            tracing::debug!(?error, "a listing keeps a deleted session");
-        }
+        self.untouch(key).await;
         Ok(found > 0)
     }
 
@@ -370,27 +354,10 @@ impl SessionStore for RedisSessionStore {
     }
 }
 
-/// A call of a script on a session, its keys and its owner given.
-fn session_call<'a>(script: &'a Script, key: &SessionKey) -> ScriptInvocation<'a> {
-    let tag = format!("{}.{}", encoded(&key.user_id), encoded(&key.id));
-    let mut call = script.prepare_invoke();
-    call.key(format!("lyss:s:{{{tag}}}:h"))
-        .key(format!("lyss:s:{{{tag}}}:m"))
-        .arg(&key.user_id)
-        .arg(&key.id);
-    call
-}
-
-fn listing_key(user_id: &str) -> String {
-    format!("lyss:u:{{{}}}", encoded(user_id))
-}
-
-fn encoded(text: &str) -> String {
-    // An empty tag would let Redis hash the whole key: `-` is in the alphabet, but no encoding has one character.
-    match text {
-        "" => "-".to_owned(),
-        text => URL_SAFE_NO_PAD.encode(text),
-    }
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(ALL)
 }
 
 fn unavailable(failure: Failure) -> Error {

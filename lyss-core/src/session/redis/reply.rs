@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::{
     error::Result,
     session::corrupt,
-    types::session::{Session, SessionKey, SessionStatus, StoredMessage, Version},
+    types::session::{Prefix, Session, SessionKey, SessionStatus, StoredMessage, Version},
 };
 
 /// A session's header.
@@ -17,24 +17,24 @@ pub(super) struct Header {
     pub(super) renewed: bool,
 }
 
-/// A header and a run of messages.
+/// A header and a run of messages; what lies between only if the messages after the prefix were asked for.
 pub(super) struct Read {
     pub(super) header: Header,
     pub(super) system: Option<Bytes>,
+    pub(super) history: String,
+    pub(super) prefix: Prefix,
     pub(super) messages: Vec<StoredMessage>,
 }
 
 impl Header {
-    /// Reads `ok, version, messages, tokens, created, used, renewed, metadata`, or `none`.
+    /// Reads `ok, version, messages, tokens, created, used, renewed, upto, compressing, metadata`, or `none`.
     pub(super) fn parse(key: &SessionKey, answer: &[Value]) -> Result<Option<Self>> {
         if text(answer.first()) == Some("none") {
             return Ok(None);
         }
         check(answer)?;
-        let field = |at: usize| {
-            number(answer.get(at)).ok_or_else(|| corrupt(format!("field {at} is not a number")))
-        };
-        let metadata = match answer.get(7) {
+        let field = |at| field(answer, at);
+        let metadata = match answer.get(9) {
             Some(Value::BulkString(json)) => Some(
                 serde_json::from_slice(json)
                     .map_err(|error| corrupt(format!("the metadata is not JSON: {error}")))?,
@@ -50,8 +50,11 @@ impl Header {
                 token_count: field(3)?,
                 created_ms: field(4)?.cast_signed(),
                 last_activity_ms: field(5)?.cast_signed(),
-                compressed_count: 0,
-                status: SessionStatus::Active,
+                compressed_count: field(7)?,
+                status: match field(8)? {
+                    0 => SessionStatus::Active,
+                    _ => SessionStatus::Compressing,
+                },
                 metadata,
             },
             renewed: field(6)? > 0,
@@ -67,15 +70,41 @@ impl Read {
         let Some(Value::Array(messages)) = answer.pop() else {
             return Err(corrupt("the answer has no messages"));
         };
-        let system = match answer.pop() {
-            Some(Value::BulkString(system)) => Some(Bytes::from(system)),
-            _ => None,
+        let (covered_tokens, summary_tokens) = (field(&answer, 13)?, field(&answer, 15)?);
+        let prefix = Prefix {
+            version: field(&answer, 12)?,
+            upto: header.session.compressed_count,
+            covered_tokens,
+            summary: taken(&mut answer, 14),
+            summary_tokens: u32::try_from(summary_tokens)
+                .map_err(|_| corrupt("the summary's tokens are too many"))?,
+        };
+        let history = match text(answer.get(11)) {
+            Some(history) => history.to_owned(),
+            None if matches!(answer.get(11), Some(Value::BulkString(_))) => {
+                return Err(corrupt("the history's digest is no text"));
+            }
+            None => String::new(),
         };
         Ok(Some(Self {
             header,
-            system,
+            system: taken(&mut answer, 10),
+            history,
+            prefix,
             messages: messages.into_iter().map(message).collect::<Result<_>>()?,
         }))
+    }
+}
+
+fn field(answer: &[Value], at: usize) -> Result<u64> {
+    number(answer.get(at)).ok_or_else(|| corrupt(format!("field {at} is not a number")))
+}
+
+/// Takes bytes out of an answer without copying them.
+fn taken(answer: &mut [Value], at: usize) -> Option<Bytes> {
+    match std::mem::replace(answer.get_mut(at)?, Value::Nil) {
+        Value::BulkString(bytes) => Some(Bytes::from(bytes)),
+        _ => None,
     }
 }
 

@@ -14,7 +14,10 @@ use tokio::{
     sync::Notify,
 };
 
-use super::*;
+use super::{
+    scripts::{listing_key, session_keys},
+    *,
+};
 use crate::{session::SharedSessionStore, testing::conformance::session_store as promises};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,11 +47,6 @@ async fn store(ttl: Duration) -> RedisSessionStore {
         ..source(addr)
     };
     RedisSessionStore::connect(source, ttl).await.unwrap()
-}
-
-fn keys(key: &SessionKey) -> (String, String) {
-    let tag = format!("{}.{}", encoded(&key.user_id), encoded(&key.id));
-    (format!("lyss:s:{{{tag}}}:h"), format!("lyss:s:{{{tag}}}:m"))
 }
 
 async fn raw<T: ::redis::FromRedisValue + Send>(store: &RedisSessionStore, args: &[&str]) -> T {
@@ -118,7 +116,11 @@ async fn keeps_the_promises() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keeps_the_promises_on_a_cluster() {
+async fn keeps_the_order_of_turns() {
+    promises::turns(async |ttl| Arc::new(store(ttl).await) as SharedSessionStore).await;
+}
+
+async fn on_a_cluster(ttl: Duration) -> SharedSessionStore {
     let nodes = std::env::var("LYSS_TEST_REDIS_CLUSTER").expect(
         "LYSS_TEST_REDIS_CLUSTER is not set: run `make test`, or start one with tests/services/redis.sh cluster",
     );
@@ -126,14 +128,17 @@ async fn keeps_the_promises_on_a_cluster() {
         cluster: nodes.split(',').map(str::to_owned).collect(),
         ..source(String::new())
     };
-    promises::run_all(async |ttl| {
-        Arc::new(
-            RedisSessionStore::connect(source.clone(), ttl)
-                .await
-                .unwrap(),
-        ) as SharedSessionStore
-    })
-    .await;
+    Arc::new(RedisSessionStore::connect(source, ttl).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_promises_on_a_cluster() {
+    promises::run_all(on_a_cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_order_of_turns_on_a_cluster() {
+    promises::turns(on_a_cluster).await;
 }
 
 #[tokio::test]
@@ -152,7 +157,7 @@ async fn damage_is_reported_and_left() {
         promises::damage_is_reported_and_left(
             store,
             async |key| {
-                let (header, messages) = keys(key);
+                let [header, messages, ..] = session_keys(key);
                 let words = damage.split(' ').map(|word| match word {
                     "{h}" => header.as_str(),
                     "{m}" => messages.as_str(),
@@ -161,7 +166,7 @@ async fn damage_is_reported_and_left() {
                 let _: Value = raw(store, &words.collect::<Vec<_>>()).await;
             },
             async |key| {
-                let (header, messages) = keys(key);
+                let [header, messages, ..] = session_keys(key);
                 let mut dumps = Vec::new();
                 for key in [header, messages] {
                     dumps.extend(raw::<Option<Vec<u8>>>(store, &["DUMP", &key]).await);
@@ -177,11 +182,15 @@ async fn damage_is_reported_and_left() {
         .append(&key, &promises::turn(&["a"]), 0)
         .await
         .unwrap();
-    let _: Value = raw(store, &["LSET", &keys(&key).1, "0", "not a message"]).await;
+    let _: Value = raw(
+        store,
+        &["LSET", &session_keys(&key)[1], "0", "not a message"],
+    )
+    .await;
     let error = store.load(&key).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionCorrupt);
     // One damaged session does not hide the others of its user.
-    let _: Value = raw(store, &["SET", &keys(&key).0, "garbage"]).await;
+    let _: Value = raw(store, &["SET", &session_keys(&key)[0], "garbage"]).await;
     let other = SessionKey {
         id: "t".into(),
         ..key.clone()
@@ -234,7 +243,7 @@ async fn the_listing_heals_itself() {
     };
     store.create(&key, None).await.unwrap();
     store.create(&ghost, None).await.unwrap();
-    let (header, messages) = keys(&ghost);
+    let [header, messages, ..] = session_keys(&ghost);
     let _: Value = raw(&store, &["DEL", &header, &messages]).await;
     let listing = listing_key(&key.user_id);
     assert_eq!(raw::<u64>(&store, &["ZCARD", &listing]).await, 2);
@@ -274,7 +283,7 @@ async fn every_key_has_an_end() {
         .append(&key, &promises::turn(&["a"]), 0)
         .await
         .unwrap();
-    let (header, messages) = keys(&key);
+    let [header, messages, ..] = session_keys(&key);
     for name in [header, messages, listing_key(&key.user_id)] {
         let left: i64 = raw(&store, &["PTTL", &name]).await;
         assert!((3_590_000..=7_200_000).contains(&left), "{name}: {left}");
