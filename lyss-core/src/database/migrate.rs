@@ -30,6 +30,7 @@ migrations! { POSTGRES, "postgres":
     2 "0002_routing_rules",
     3 "0003_api_keys",
     4 "0004_sessions",
+    5 "0005_session_turns",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -37,6 +38,7 @@ migrations! { SQLITE, "sqlite":
     2 "0002_routing_rules",
     3 "0003_api_keys",
     4 "0004_sessions",
+    5 "0005_session_turns",
 }
 
 /// How long an instance waits for another one's migrations.

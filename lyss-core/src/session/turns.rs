@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{RequestId, session::Ticket};
 
 /// A queue that nobody has asked about for so long is nobody's.
-const FORGOTTEN: Duration = Duration::from_secs(600);
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// The turn that runs and those that wait.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,6 +135,28 @@ impl Turns {
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
         self.holder.is_none() && self.waiting.is_empty()
+    }
+
+    /// The request that holds the turn, if that is all there is to remember: its end leaves nothing.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn sole_holder(&self) -> Option<&str> {
+        let holder = self.holder.as_ref().filter(|holder| !holder.deleted)?;
+        self.waiting
+            .is_empty()
+            .then_some(holder.place.request.as_str())
+    }
+
+    /// Whether an asking has changed what has to be written down. That the instance lives is written down four times
+    /// a lease.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn is_news(&self, before: &Self, ticket: &Ticket) -> bool {
+        let seen = |turns: &Self| turns.seen.get(&*ticket.instance).copied();
+        self.holder != before.holder
+            || self.waiting != before.waiting
+            || match (seen(before), seen(self)) {
+                (Some(before), Some(now)) => now - before >= ms(ticket.lease / 4),
+                _ => true,
+            }
     }
 
     /// Whether everybody in it is gone.
