@@ -34,6 +34,13 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(5);
 /// How often a turn is renewed: three times a lease.
 const RENEWAL: Duration = Duration::from_millis(1500);
+/// Pauses between the tries to give up a turn that was held, while the store does not answer: within its lease.
+const RETRIES: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 /// How long the first in line pauses between two askings, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(40));
 
@@ -160,7 +167,7 @@ impl TurnQueue {
             return Ok(None);
         }
         lease.known = true;
-        let begun = self.store.begin_turn(&lease.key, &lease.ticket).await?;
+        let begun = self.begin(lease).await?;
         drop(arriving);
         lease.first = Some(timeout_at(deadline, turn).await.map_err(|_| busy())?);
         match begun {
@@ -181,7 +188,7 @@ impl TurnQueue {
         lease.known = true;
         let (mut pause, longest) = PAUSES;
         loop {
-            match self.store.begin_turn(&lease.key, &lease.ticket).await? {
+            match self.begin(lease).await? {
                 Begun::Granted(loaded) => return Ok(loaded),
                 Begun::Busy => return Err(busy()),
                 Begun::Waiting if Instant::now() >= deadline => return Err(busy()),
@@ -189,6 +196,16 @@ impl TurnQueue {
             }
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = pause.mul_f64(1.5).min(longest);
+        }
+    }
+
+    /// Asks the store, and once more if no answer comes: it may be lost, and asking again changes nothing.
+    async fn begin(&self, lease: &TurnLease) -> Result<Begun> {
+        match self.store.begin_turn(&lease.key, &lease.ticket).await {
+            Err(error) if error.kind() == ErrorKind::SessionStoreUnavailable => {
+                self.store.begin_turn(&lease.key, &lease.ticket).await
+            }
+            begun => begun,
         }
     }
 }
@@ -238,8 +255,8 @@ impl TurnLease {
 
 impl Drop for TurnLease {
     fn drop(&mut self) {
-        self.renewal = None;
-        let first = self.first.take();
+        let held = self.renewal.take().is_some();
+        let mut first = self.first.take();
         self.leave();
         if !self.known {
             return;
@@ -254,8 +271,15 @@ impl Drop for TurnLease {
             self.ticket.clone(),
         );
         let give_up = async move {
-            if let Err(error) = store.end_turn(&key, &ticket).await {
-                tracing::debug!(%error, "a session's turn is given up by the end of its lease only");
+            let mut retries = if held { &RETRIES[..] } else { &[] }.iter();
+            while let Err(error) = store.end_turn(&key, &ticket).await {
+                // Who is next here is not held up by it, but those of other engines are.
+                first = None;
+                let Some(pause) = retries.next() else {
+                    tracing::debug!(%error, "a session's turn is given up by the end of its lease only");
+                    return;
+                };
+                sleep(*pause).await;
             }
             // Who is next here asks when there is something to have.
             drop(first);

@@ -58,7 +58,13 @@ impl Turns {
                 holder.until_ms = until_ms;
                 return Step::Granted;
             }
-            Some(holder) if holder.until_ms <= now => self.holder = None,
+            // A turn of this instance that is still there before its first was given up unheard.
+            Some(holder)
+                if holder.until_ms <= now
+                    || ticket.first && holder.place.instance == me.instance =>
+            {
+                self.holder = None;
+            }
             _ => {}
         }
         let waits = self.waiting.contains(&me);

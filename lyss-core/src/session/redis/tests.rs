@@ -1,18 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+mod cost;
+mod faults;
+mod proxy;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
-};
+use std::sync::Arc;
 
 use super::{
     scripts::{listing_key, session_keys},
@@ -53,61 +45,6 @@ async fn raw<T: ::redis::FromRedisValue + Send>(store: &RedisSessionStore, args:
     let mut command = ::redis::cmd(args[0]);
     command.arg(&args[1..]);
     store.redis.command(&command).await.unwrap()
-}
-
-/// Between a store and its server: counts what passes, and can hold it up.
-struct Proxy {
-    addr: String,
-    sent: Arc<AtomicU64>,
-    received: Arc<AtomicU64>,
-    frozen: Arc<AtomicBool>,
-    thawed: Arc<Notify>,
-}
-
-impl Proxy {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self {
-            addr: listener.local_addr().unwrap().to_string(),
-            sent: Arc::default(),
-            received: Arc::default(),
-            frozen: Arc::default(),
-            thawed: Arc::default(),
-        };
-        let (sent, received) = (proxy.sent.clone(), proxy.received.clone());
-        let (frozen, thawed) = (proxy.frozen.clone(), proxy.thawed.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(server().0).await.unwrap();
-                let (client_in, client_out) = client.into_split();
-                let (server_in, server_out) = server.into_split();
-                for (mut from, mut to, count) in [
-                    (client_in, server_out, sent.clone()),
-                    (server_in, client_out, received.clone()),
-                ] {
-                    let (frozen, thawed) = (frozen.clone(), thawed.clone());
-                    tokio::spawn(async move {
-                        let mut buffer = vec![0; 65536];
-                        while let Ok(n @ 1..) = from.read(&mut buffer).await {
-                            count.fetch_add(n as u64, Ordering::SeqCst);
-                            let waiting = thawed.notified();
-                            if frozen.load(Ordering::SeqCst) {
-                                waiting.await;
-                            }
-                            if to.write_all(&buffer[..n]).await.is_err() {
-                                return;
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        proxy
-    }
-
-    fn bytes(&self) -> u64 {
-        self.sent.load(Ordering::SeqCst) + self.received.load(Ordering::SeqCst)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,6 +90,12 @@ async fn damage_is_reported_and_left() {
         "HSET {h} user other",
         "DEL {m}",
         "SET {m} garbage",
+        // What compression leaves.
+        "HSET {h} prefix one",
+        "HSET {h} upto 2",
+        "HSET {h} upto -1",
+        "HSET {h} covered 1e3",
+        "HSET {h} compressing_until never",
     ] {
         promises::damage_is_reported_and_left(
             store,
@@ -176,21 +119,23 @@ async fn damage_is_reported_and_left() {
         )
         .await;
     }
-    // Damage that only reading the messages can find.
+    // Damage that only reading finds.
     let key = promises::fresh_key("s");
+    let [header, messages, ..] = session_keys(&key);
     store
         .append(&key, &promises::turn(&["a"]), 0)
         .await
         .unwrap();
-    let _: Value = raw(
-        store,
-        &["LSET", &session_keys(&key)[1], "0", "not a message"],
-    )
-    .await;
+    let field = "summary_tokens";
+    let _: Value = raw(store, &["HSET", &header, field, "9999999999"]).await;
+    let error = store.load(&key).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionCorrupt);
+    let _: Value = raw(store, &["HSET", &header, field, "0"]).await;
+    let _: Value = raw(store, &["LSET", &messages, "0", "not a message"]).await;
     let error = store.load(&key).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionCorrupt);
     // One damaged session does not hide the others of its user.
-    let _: Value = raw(store, &["SET", &session_keys(&key)[0], "garbage"]).await;
+    let _: Value = raw(store, &["SET", &header, "garbage"]).await;
     let other = SessionKey {
         id: "t".into(),
         ..key.clone()
@@ -201,35 +146,6 @@ async fn damage_is_reported_and_left() {
     assert_eq!(
         store.get(&key).await.unwrap_err().kind(),
         ErrorKind::SessionCorrupt
-    );
-}
-
-#[tokio::test]
-async fn an_append_costs_as_much_as_its_turn() {
-    let proxy = Proxy::start().await;
-    let store = RedisSessionStore::connect(source(proxy.addr.clone()), HOUR)
-        .await
-        .unwrap();
-    let key = promises::fresh_key("s");
-    let text = "x".repeat(1000);
-    let mut costs = Vec::new();
-    for version in 0..300 {
-        let before = proxy.bytes();
-        store
-            .append(&key, &promises::turn(&[&text, &text]), version)
-            .await
-            .unwrap();
-        costs.push(proxy.bytes() - before);
-    }
-    // The first ones send the script.
-    let (early, late) = (costs[10], costs[299]);
-    assert!(
-        (2000..3500).contains(&late),
-        "{late} bytes for a turn of 2000"
-    );
-    assert!(
-        late <= early + 32,
-        "{early} bytes after 10 turns, {late} after 300"
     );
 }
 
@@ -290,39 +206,118 @@ async fn every_key_has_an_end() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_redis_is_given_up_after_five_commands_and_found_again() {
-    let proxy = Proxy::start().await;
-    let source = RedisSource {
-        command_timeout: Duration::from_millis(50),
-        dial_timeout: Duration::from_secs(1),
-        ..source(proxy.addr.clone())
-    };
-    let store = RedisSessionStore::connect(source, HOUR).await.unwrap();
+fn ticket(instance: &str) -> Ticket {
+    Ticket {
+        request_id: RequestId::new(),
+        instance: instance.into(),
+        first: true,
+        wait: true,
+        lease: Duration::from_secs(60),
+        queue_max: 100,
+    }
+}
+
+#[tokio::test]
+async fn a_queue_ends_with_its_last_turn_or_by_itself() {
+    let store = store(HOUR).await;
     let key = promises::fresh_key("s");
-    proxy.frozen.store(true, Ordering::SeqCst);
-    for n in 0..20 {
-        let begin = Instant::now();
-        let error = store.load(&key).await.unwrap_err();
-        assert_eq!(
-            error.kind(),
-            ErrorKind::SessionStoreUnavailable,
-            "{error:?}"
-        );
-        let took = begin.elapsed();
-        if n < 5 {
-            assert!((45..200).contains(&took.as_millis()), "{n}: {took:?}");
-        } else {
-            assert!(took < Duration::from_millis(20), "{n}: {took:?}");
+    let [_, _, turns, queue] = session_keys(&key);
+    let (a, b) = (ticket("a"), ticket("b"));
+    for ticket in [&a, &b] {
+        store.begin_turn(&key, ticket).await.unwrap();
+    }
+    for name in [&turns, &queue] {
+        let left: i64 = raw(&store, &["PTTL", name]).await;
+        assert!((600_000..=660_000).contains(&left), "{name}: {left}");
+    }
+    store.end_turn(&key, &a).await.unwrap();
+    let begun = store.begin_turn(&key, &b).await.unwrap();
+    assert_eq!(begun, Begun::Granted(None));
+    let turn = Turn {
+        request_id: b.request_id,
+        ..promises::turn(&["a"])
+    };
+    store.append(&key, &turn, 0).await.unwrap();
+    assert_eq!(
+        raw::<u64>(&store, &["EXISTS", &turns, &queue]).await,
+        0,
+        "nothing is left of it"
+    );
+    assert!(!store.renew_turn(&key, &b).await.unwrap());
+    store.end_turn(&key, &b).await.unwrap();
+    assert_eq!(raw::<u64>(&store, &["EXISTS", &turns, &queue]).await, 0);
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_read_is_reported_and_left() {
+    let store = store(HOUR).await;
+    for damage in [
+        ["SET", "{t}", "garbage", ""],
+        ["SET", "{q}", "garbage", ""],
+        ["HSET", "{t}", "holder", "someone"],
+        ["HSET", "{t}", "until", "later"],
+    ] {
+        let key = promises::fresh_key("s");
+        let [_, _, turns, queue] = session_keys(&key);
+        let a = ticket("a");
+        store.begin_turn(&key, &a).await.unwrap();
+        let words: Vec<_> = damage
+            .iter()
+            .filter(|word| !word.is_empty())
+            .map(|word| match *word {
+                "{t}" => turns.as_str(),
+                "{q}" => queue.as_str(),
+                word => word,
+            })
+            .collect();
+        let _: Value = raw(&store, &words).await;
+        let dump = async || -> Vec<Option<Vec<u8>>> {
+            vec![
+                raw(&store, &["DUMP", &turns]).await,
+                raw(&store, &["DUMP", &queue]).await,
+            ]
+        };
+        let before = dump().await;
+        let turn = Turn {
+            request_id: a.request_id,
+            ..promises::turn(&["a"])
+        };
+        for (what, error) in [
+            ("begin", store.begin_turn(&key, &a).await.err()),
+            ("renew", store.renew_turn(&key, &a).await.err()),
+            ("append", store.append(&key, &turn, 0).await.err()),
+            ("end", store.end_turn(&key, &a).await.err()),
+        ] {
+            let kind = error.map(|error| error.kind());
+            assert_eq!(kind, Some(ErrorKind::SessionCorrupt), "{damage:?} {what}");
         }
+        assert_eq!(dump().await, before, "{damage:?} is left as it was");
+        store.delete(&key).await.unwrap();
+        assert_eq!(
+            store.begin_turn(&key, &a).await.unwrap(),
+            Begun::Granted(None),
+            "{damage:?}: delete is the way out"
+        );
     }
-    assert!(store.ping().await.is_err());
-    proxy.frozen.store(false, Ordering::SeqCst);
-    proxy.thawed.notify_waiters();
-    let begin = Instant::now();
-    while store.ping().await.is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(2), "not found again");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+#[tokio::test]
+async fn old_marks_of_instances_are_dropped() {
+    let store = store(HOUR).await;
+    let key = promises::fresh_key("s");
+    let turns = &session_keys(&key)[2];
+    let (a, b) = (ticket("a"), ticket("b"));
+    for ticket in [&a, &b] {
+        store.begin_turn(&key, ticket).await.unwrap();
     }
-    assert_eq!(store.load(&key).await.unwrap(), None);
+    for n in 0..60 {
+        let mark = format!("seen old-{n}");
+        let _: Value = raw(&store, &["HSET", turns, &mark, "1000"]).await;
+    }
+    store.end_turn(&key, &a).await.unwrap();
+    assert!(raw::<u64>(&store, &["HLEN", turns]).await < 5);
+    assert_eq!(
+        store.begin_turn(&key, &b).await.unwrap(),
+        Begun::Granted(None)
+    );
 }

@@ -36,7 +36,9 @@ end
 -- granted, waiting or busy.
 local function begin_turn(t, request, instance, lease, first, wait, most)
   local at, me, mark = now(), request .. ' ' .. instance, 'seen ' .. instance
-  if t.holder and t.holder ~= me and t.ends <= at then
+  -- A turn of this instance that is still there before its first was given up unheard.
+  local over = t.holder and t.holder ~= me and (t.ends <= at or (first and instance_of(t.holder) == instance))
+  if over then
     redis.call('HDEL', TURNS, 'holder', 'until', 'deleted')
     t.holder = false
   end

@@ -203,7 +203,7 @@ pub async fn the_places_of_a_dead_instance_are_passed_over(store: &dyn SessionSt
     assert!(granted(store, &key, &c).await);
 }
 
-/// The first of an instance passes over what the store still has of that instance before it.
+/// The first of an instance passes over what the store still has of that instance before it: places and the turn itself.
 pub async fn leftovers_of_the_own_instance_are_passed_over(store: &dyn SessionStore) {
     let key = fresh_key("s");
     let (a, mut lost, b) = (ticket("a", LONG), ticket("b", LONG), ticket("b", LONG));
@@ -213,6 +213,15 @@ pub async fn leftovers_of_the_own_instance_are_passed_over(store: &dyn SessionSt
     assert_waits(store, &key, &b).await;
     store.end_turn(&key, &a).await.unwrap();
     assert!(granted(store, &key, &b).await);
+
+    let mut later = ticket("b", LONG);
+    later.first = false;
+    assert_waits(store, &key, &later).await;
+    later.first = true;
+    assert!(granted(store, &key, &later).await, "the end was not heard");
+    assert!(!store.renew_turn(&key, &b).await.unwrap());
+    store.end_turn(&key, &b).await.unwrap();
+    assert!(store.renew_turn(&key, &later).await.unwrap());
 }
 
 /// Giving up a place, or what one does not have, disturbs nobody.
