@@ -121,7 +121,7 @@ error_table! {
     SessionConflict => "session_conflict", 409, "conflict_error", 10, Caller, true;
     /// A request with the same idempotency key is running.
     IdempotencyInProgress => "idempotency_in_progress", 409, "conflict_error", 10, Caller, true;
-    /// The process died between the provider's answer and its storing.
+    /// The request was sent to a provider and its answer is not known: the process died, or the answer could not be kept.
     IdempotencyOutcomeUnknown => "idempotency_outcome_unknown", 409, "conflict_error", 10, Caller, false;
     /// The idempotency key was used with another body.
     IdempotencyKeyReused => "idempotency_key_reused", 422, "invalid_request_error", 3, Caller, false;
@@ -153,7 +153,7 @@ error_table! {
     SessionStoreUnavailable => "session_store_unavailable", 503, "overloaded_error", 14, Gateway, true;
     /// The budget store is away.
     BudgetStoreUnavailable => "budget_store_unavailable", 503, "overloaded_error", 14, Gateway, true;
-    /// The database that a read needs is away.
+    /// The database that a read needs, or what keeps idempotency keys, is away.
     StoreUnavailable => "store_unavailable", 503, "overloaded_error", 14, Gateway, true;
     /// The billing spool cannot take another record.
     BillingSpoolFull => "billing_spool_full", 503, "overloaded_error", 14, Gateway, true;
@@ -173,6 +173,7 @@ struct Inner {
     retry: Retry,
     work: Work,
     exhausted: bool,
+    replayed: bool,
     provider: Option<String>,
     upstream: Option<Upstream>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -199,6 +200,7 @@ impl Error {
             retry: Retry::Never,
             work: Work::None,
             exhausted: false,
+            replayed: false,
             provider: None,
             upstream: None,
             source: None,
@@ -261,6 +263,17 @@ impl Error {
     pub fn exhausted(mut self) -> Self {
         self.0.exhausted = true;
         self
+    }
+
+    /// Marks the error as the answer that was given before to the same request (`Idempotency-Key`).
+    pub fn replayed(mut self) -> Self {
+        self.0.replayed = true;
+        self
+    }
+
+    /// Whether the error is the answer that was given before.
+    pub fn is_replayed(&self) -> bool {
+        self.0.replayed
     }
 
     /// The kind.

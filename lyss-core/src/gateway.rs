@@ -15,7 +15,8 @@ use crate::{
 /// The gateway: the same calls in Rust, Python, Node and over HTTP.
 ///
 /// Every call takes a [`CallContext`] first; who may do what is decided behind this trait, never in a frontend.
-/// Dropping a call's future, or its stream, cancels it; what it used is still recorded, once.
+/// Dropping a call's future, or its stream, cancels it; what it used is still recorded, once. A call with an idempotency
+/// key goes on for a while instead (`idempotency.drain`), and its answer is kept for the caller to come back.
 #[async_trait]
 pub trait Gateway: Send + Sync + 'static {
     /// Checks the caller's credential, before a body is read for somebody who may not call. What it finds is kept in the

@@ -29,6 +29,9 @@ pub mod session;
 // What of a conversation is sent.
 pub mod context;
 
+// Answers kept by idempotency key.
+pub mod idempotency;
+
 // From a model name to targets.
 pub mod routing;
 

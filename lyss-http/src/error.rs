@@ -9,6 +9,9 @@ pub(crate) const X_REQUEST_ID: &str = "x-request-id";
 /// Tells the official SDKs whether to try again.
 pub(crate) const X_SHOULD_RETRY: &str = "x-should-retry";
 
+/// Marks an answer that was given before, to the same request with the same `Idempotency-Key` (Stripe's name).
+pub(crate) const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+
 /// The answer to a request that failed.
 pub(crate) fn response(error: &Error, id: RequestId) -> Response {
     let id = id.to_string();
@@ -33,6 +36,9 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
         // Whole seconds, rounded up: a caller that comes back early is refused again.
         let seconds = pause.as_millis().div_ceil(1000).max(1);
         insert(headers, "retry-after", &seconds.to_string());
+    }
+    if error.is_replayed() {
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     if error.status() == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, Method, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use lyss_core::{
     Error, ErrorKind, Result,
-    types::{CallContext, Credential, chat::MAX_NAME},
+    types::{CallContext, Credential, IdempotencyKey, chat::MAX_NAME},
 };
 use serde::de::DeserializeOwned;
 
@@ -21,13 +21,17 @@ const MAX_PREALLOCATED: u64 = 1 << 20;
 /// The call that a request makes.
 ///
 /// # Errors
-/// `invalid_api_key` if two credentials are sent, `invalid_value` for a bad `user_id` in the query.
+/// `invalid_api_key` if two credentials are sent, `invalid_value` for a bad `user_id` in the query and for a bad
+/// `Idempotency-Key`.
 pub(crate) fn context(parts: &Parts) -> Result<CallContext> {
     let mut context = CallContext::new(credential(&parts.headers)?);
     context.client_request_id = parts
         .headers
         .get("x-client-request-id")
         .and_then(|id| client_request_id(id.as_bytes()));
+    if parts.method == Method::POST {
+        context.idempotency_key = idempotency_key(&parts.headers)?;
+    }
     #[derive(serde::Deserialize)]
     struct User {
         user_id: Option<String>,
@@ -82,6 +86,21 @@ fn credential(headers: &HeaderMap) -> Result<Credential> {
         Some(key) if !key.is_empty() => Credential::Key(key.to_owned().into()),
         _ => Credential::Anonymous,
     })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
+    let mut sent = headers.get_all("idempotency-key").iter();
+    let Some(key) = sent.next() else {
+        return Ok(None);
+    };
+    if sent.next().is_some() {
+        return Err(Error::invalid(
+            "Idempotency-Key",
+            "the `Idempotency-Key` header was sent twice; send one",
+        ));
+    }
+    // What is not text is no key either.
+    IdempotencyKey::parse(key.to_str().unwrap_or_default()).map(Some)
 }
 
 fn client_request_id(value: &[u8]) -> Option<String> {
@@ -294,6 +313,29 @@ mod tests {
             "no separators, no bytes outside ASCII"
         );
         assert_eq!(client_request_id(b" "), None);
+    }
+
+    #[test]
+    fn a_bad_idempotency_key_is_refused_and_none_is_none() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                headers.append("idempotency-key", value);
+            }
+            idempotency_key(&headers)
+        };
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&["k-1"]).unwrap().unwrap().as_str(), "k-1");
+        let long = "x".repeat(256);
+        for bad in [&["a", "a"][..], &[""], &["a b"], &["\u{e9}"], &[&long]] {
+            let error = read(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{bad:?}");
+            assert_eq!(error.param(), Some("Idempotency-Key"));
+        }
+        // Only what changes something takes a key.
+        let parts = parts("/", &[("idempotency-key", "a b")]);
+        assert!(context(&parts).unwrap().idempotency_key.is_none());
     }
 
     #[test]

@@ -147,6 +147,15 @@ fn stores(config: &Config, at: &mut Checker<'_>) {
         let message = "redis needs data.redis; accepted: database, memory, or a data.redis section";
         at.error(&["session", "store"], message);
     }
+    if config.idempotency.store == Some(StoreKind::Redis) && config.data.redis.is_none() {
+        let message = "redis needs data.redis; accepted: database, memory, or a data.redis section";
+        at.error(&["idempotency", "store"], message);
+    }
+    if config.idempotency.ttl < config.idempotency.lease {
+        let message =
+            "is shorter than idempotency.lease, so a key would be forgotten while its request runs";
+        at.error(&["idempotency", "ttl"], message);
+    }
     if config.session.compression_threshold > config.session.max_tokens {
         let message = format!(
             "{} is above session.max_tokens ({}), so nothing would ever be compressed",

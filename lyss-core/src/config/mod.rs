@@ -22,6 +22,7 @@ mod data;
 mod diagnostic;
 mod dsn;
 mod env;
+mod idempotency;
 mod interpolate;
 mod load;
 mod money;
@@ -43,6 +44,7 @@ pub use data::{DataConfig, DatabaseConfig, Driver, RedisConfig, SqliteSource};
 pub use diagnostic::Diagnostic;
 pub use dsn::{DsnError, PostgresSource, SslMode};
 pub use env::{Env, VARIABLES};
+pub use idempotency::IdempotencyConfig;
 pub use load::{Extensions, Loaded};
 pub use money::{
     BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, LimitsConfig, PriceConfig,
@@ -78,6 +80,8 @@ pub struct Config {
     pub routing: RoutingConfig,
     /// What of a conversation is kept and sent.
     pub session: SessionConfig,
+    /// Requests that are sent again.
+    pub idempotency: IdempotencyConfig,
     /// Long-term memory.
     pub memory: MemoryConfig,
     /// The upstream accounts by id.
@@ -103,6 +107,7 @@ impl Section for Config {
         r.section("auth", &mut self.auth);
         r.section("routing", &mut self.routing);
         r.section("session", &mut self.session);
+        r.section("idempotency", &mut self.idempotency);
         r.section("memory", &mut self.memory);
         r.sections("providers", "<id>", &mut self.providers);
         r.section("limits", &mut self.limits);

@@ -52,14 +52,14 @@ pub enum SessionConcurrency {
     Reject,
 }
 
-/// `session.store`.
+/// `session.store` and `idempotency.store`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
     /// The database of `data.database`.
     Database,
-    /// Redis, with the database as archive.
+    /// The Redis of `data.redis`.
     Redis,
-    /// The process; sessions end with it and are not shared.
+    /// The process; what is kept ends with it and is not shared.
     Memory,
 }
 

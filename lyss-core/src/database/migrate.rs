@@ -31,6 +31,7 @@ migrations! { POSTGRES, "postgres":
     3 "0003_api_keys",
     4 "0004_sessions",
     5 "0005_session_turns",
+    6 "0006_idempotency_keys",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -39,6 +40,7 @@ migrations! { SQLITE, "sqlite":
     3 "0003_api_keys",
     4 "0004_sessions",
     5 "0005_session_turns",
+    6 "0006_idempotency_keys",
 }
 
 /// How long an instance waits for another one's migrations.

@@ -23,6 +23,7 @@ use crate::{
     database::{Database, DatabaseSource},
     error::{Error, Result},
     gateway::RoutingRule,
+    idempotency::{MemoryIdempotencyStore, SharedIdempotencyStore},
     provider::{
         ProviderSpec,
         registry::Registry,
@@ -68,6 +69,7 @@ pub struct EngineBuilder {
     registry: Registry,
     balancers: Balancers,
     sessions: Option<SharedSessionStore>,
+    idempotency: Option<SharedIdempotencyStore>,
 }
 
 impl EngineBuilder {
@@ -77,6 +79,7 @@ impl EngineBuilder {
             registry: Registry::builtin(),
             balancers: Balancers::new(),
             sessions: None,
+            idempotency: None,
         }
     }
 
@@ -98,6 +101,12 @@ impl EngineBuilder {
         self
     }
 
+    /// A store of idempotency keys of one's own in place of the configured one.
+    pub fn idempotency_store(mut self, store: SharedIdempotencyStore) -> Self {
+        self.idempotency = Some(store);
+        self
+    }
+
     /// Builds and starts the engine; see [`Engine::start`].
     ///
     /// # Errors
@@ -109,6 +118,7 @@ impl EngineBuilder {
             registry,
             balancers,
             sessions,
+            idempotency,
         } = self;
         if config.embedded {
             find_ollama(&mut config).await;
@@ -135,6 +145,10 @@ impl EngineBuilder {
             Some(sessions) => sessions,
             None => open_sessions(&config, &database, redis.as_ref())?,
         };
+        let idempotency = match idempotency {
+            Some(idempotency) => idempotency,
+            None => open_idempotency(&config, &database, redis.as_ref())?,
+        };
         let pepper = match &config.auth.pepper {
             Some(pepper) => pepper.expose().as_bytes().to_vec(),
             None => load_or_create_pepper(config.data.path())?,
@@ -151,6 +165,7 @@ impl EngineBuilder {
             turns: TurnQueue::new(Arc::clone(&sessions), tasks.clone()),
             sessions,
             topics,
+            idempotency,
             keys,
             limits: limits(redis.as_ref()),
             redis,
@@ -353,6 +368,46 @@ fn open_sessions(
         (StoreKind::Redis, _) => {
             return Err(Error::invalid(
                 "session.store",
+                "`redis` needs `data.redis`",
+            ));
+        }
+    })
+}
+
+fn open_idempotency(
+    config: &Config,
+    database: &Database,
+    redis: Option<&RedisPing>,
+) -> Result<SharedIdempotencyStore> {
+    /// Replies that are kept in memory at once.
+    const MEMORY: usize = 64 << 20;
+    let ttl = config.idempotency.ttl;
+    let kind = config.idempotency.store.unwrap_or(if redis.is_some() {
+        StoreKind::Redis
+    } else {
+        StoreKind::Database
+    });
+    Ok(match (kind, redis) {
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        (StoreKind::Database, _) => Arc::new(crate::idempotency::DatabaseIdempotencyStore::new(
+            database.clone(),
+            ttl,
+        )),
+        (StoreKind::Memory, _) => Arc::new(MemoryIdempotencyStore::new(ttl, MEMORY)),
+        #[cfg(feature = "redis")]
+        (StoreKind::Redis, Some(redis)) => Arc::new(
+            crate::idempotency::RedisIdempotencyStore::new(redis.clone(), ttl),
+        ),
+        #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+        (StoreKind::Database, _) => {
+            return Err(Error::invalid(
+                "idempotency.store",
+                "this build has no database driver",
+            ));
+        }
+        (StoreKind::Redis, _) => {
+            return Err(Error::invalid(
+                "idempotency.store",
                 "`redis` needs `data.redis`",
             ));
         }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -43,12 +44,24 @@ impl Gateway for Engine {
 
     async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse> {
         let inner = Arc::clone(&self.0);
-        self.outlive(move |gone| pipeline::chat(inner, context, request, gone))
-            .await
+        let drain = self.patience(&context);
+        self.outlive(drain, move |gone| {
+            pipeline::chat(inner, context, request, gone)
+        })
+        .await
     }
 
     async fn chat_stream(&self, context: CallContext, request: ChatRequest) -> Result<ChatStream> {
-        pipeline::chat_stream(Arc::clone(&self.0), context, request).await
+        let inner = Arc::clone(&self.0);
+        if context.idempotency_key.is_none() {
+            return pipeline::chat_stream(inner, context, request, Arc::default()).await;
+        }
+        // Whoever sends a key comes back for the answer.
+        let drain = self.patience(&context);
+        self.outlive(drain, move |gone| {
+            pipeline::chat_stream(inner, context, request, gone)
+        })
+        .await
     }
 
     async fn embed(
@@ -57,8 +70,11 @@ impl Gateway for Engine {
         request: EmbeddingRequest,
     ) -> Result<EmbeddingResponse> {
         let inner = Arc::clone(&self.0);
-        self.outlive(move |gone| pipeline::embed(inner, context, request, gone))
-            .await
+        let drain = self.patience(&context);
+        self.outlive(drain, move |gone| {
+            pipeline::embed(inner, context, request, gone)
+        })
+        .await
     }
 
     async fn models(&self, context: CallContext) -> Result<Vec<Model>> {
@@ -288,9 +304,21 @@ impl Gateway for Engine {
 }
 
 impl Engine {
-    /// Runs a unary call in a task of its own: a caller that goes away drops the handler, not the call, which goes on
-    /// for a while so that what it costs is known.
-    async fn outlive<T, Fut>(&self, call: impl FnOnce(Arc<AtomicBool>) -> Fut) -> Result<T>
+    /// How long a call goes on whose caller has left.
+    fn patience(&self, context: &CallContext) -> Duration {
+        match context.idempotency_key {
+            Some(_) => self.0.settings().config.idempotency.drain,
+            None => DRAIN_UNARY,
+        }
+    }
+
+    /// Runs a call in a task of its own: a caller that goes away drops the handler, not the call, which goes on for a
+    /// while so that what it costs is known.
+    async fn outlive<T, Fut>(
+        &self,
+        drain: Duration,
+        call: impl FnOnce(Arc<AtomicBool>) -> Fut,
+    ) -> Result<T>
     where
         T: Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
@@ -305,7 +333,7 @@ impl Engine {
                 () = async {
                     sender.closed().await;
                     gone.store(true, Relaxed);
-                    tokio::time::sleep(DRAIN_UNARY).await;
+                    tokio::time::sleep(drain).await;
                 } => return,
                 // The grace of a shutdown is over: dropping the call settles it.
                 () = cancel.cancelled() => return,

@@ -32,6 +32,7 @@ use crate::{
     database::Database,
     error::Result,
     gateway::RoutingRule,
+    idempotency::SharedIdempotencyStore,
     provider::registry::Registry,
     resilience::limit::RateLimits,
     routing::Table,
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     pub turns: TurnQueue,
     /// What is handed on after an answer.
     pub topics: Topics,
+    pub idempotency: SharedIdempotencyStore,
     pub keys: Arc<KeyRing>,
     pub limits: RateLimits,
     redis: Option<build::RedisPing>,
@@ -156,7 +158,7 @@ impl Engine {
     }
 
     /// Puts a new configuration into force: providers, rules, limits, auth. Calls in flight end under the old one.
-    /// Listening addresses, database, Redis and session store stay as they were started.
+    /// Listening addresses, database, Redis and the stores of sessions and idempotency keys stay as they were started.
     ///
     /// # Errors
     /// `invalid_value`; the old configuration then stays in force.
@@ -260,6 +262,11 @@ impl Inner {
     /// Where work goes that outlives its caller.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
+    }
+
+    /// Ends when the engine does: for work that outlives its caller.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.cancel.clone()
     }
 
     /// A call has come.

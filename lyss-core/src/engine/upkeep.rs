@@ -20,7 +20,7 @@ const PING: Duration = Duration::from_secs(2);
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// How often providers are asked for their models.
 const MODELS: Duration = Duration::from_secs(600);
-/// How often expired sessions are removed; they are invisible at once.
+/// How often expired sessions and idempotency keys are removed; they are invisible at once.
 const SWEEP: Duration = Duration::from_secs(600);
 /// How long a start waits for the database to be migrated before it goes on without.
 const START_PATIENCE: Duration = Duration::from_secs(3);
@@ -176,13 +176,16 @@ async fn migrate(database: Database, cancel: CancellationToken) {
     }
 }
 
-/// Removes expired sessions.
+/// Removes expired sessions and idempotency keys.
 async fn sweep(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
         let Some(inner) = inner.upgrade() else { return };
         if let Err(error) = inner.sessions.sweep().await {
             tracing::warn!(%error, "expired sessions are not removed yet; trying on");
+        }
+        if let Err(error) = inner.idempotency.sweep().await {
+            tracing::warn!(%error, "expired idempotency keys are not removed yet; trying on");
         }
     }
 }

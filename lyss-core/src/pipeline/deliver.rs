@@ -2,21 +2,24 @@
 //!
 //! Usage is read on the way; the usage chunk is shown only to who asked for it. In a session the `finish_reason` chunk
 //! and what follows are held back until the turn is durable (clients stop at `finish_reason`), and the end is an error
-//! if it cannot be stored. How the stream ends, not how it begins, tells whether the provider is well.
+//! if it cannot be stored. So it is with an idempotency key, until the answer is kept; a caller that leaves such a
+//! stream is expected to come back for it, so that it goes on for a while. How the stream ends, not how it begins, tells whether the provider is well.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use tokio::sync::mpsc;
 
 use super::{
     assemble::Turning,
     execute::Opened,
     finish::{Record, count},
+    once::Once,
     turn::Reply,
 };
 use crate::{
     engine::Inner,
-    error::{Result, Work},
+    error::{Error, ErrorKind, Result, Work},
     resilience::timeout::Paced,
     routing::{InFlight, Target},
     types::{
@@ -33,6 +36,7 @@ const READ_OUT: Duration = Duration::from_secs(2);
 pub(crate) struct Running {
     pub inner: Arc<Inner>,
     pub record: Record,
+    pub once: Once,
     pub turn: Turning,
     pub request: ChatRequest,
     pub opened: Opened,
@@ -45,6 +49,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
     let Running {
         inner,
         record,
+        once,
         turn,
         request,
         opened,
@@ -54,6 +59,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
     let delivery = Delivery {
         inner,
         record,
+        once,
         turn,
         request,
         target,
@@ -67,6 +73,9 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         finished: false,
         over: false,
     };
+    if delivery.once.is_held() {
+        return detached(delivery);
+    }
     futures::stream::unfold(Guard(Some(delivery)), |mut guard| async move {
         let item = match &mut guard.0 {
             Some(delivery) => delivery.next().await,
@@ -77,9 +86,61 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
     .boxed()
 }
 
+/// Chunks between the task of a detached delivery and its caller.
+const AHEAD: usize = 4;
+
+/// A delivery in a task of its own, which goes on for a while when its caller leaves: whoever has sent an idempotency
+/// key is expected to come back for the answer.
+fn detached(mut delivery: Delivery) -> ChunkStream {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let drain = delivery.inner.settings().config.idempotency.drain;
+    let (tasks, cancel) = (delivery.inner.tasks().clone(), delivery.inner.cancelled());
+    tasks.spawn(async move {
+        let run = async {
+            while let Some(item) = delivery.next().await {
+                // Nobody reads any more: what is sent is kept all the same.
+                let _ = sender.send(Some(item)).await;
+            }
+            let _ = sender.send(None).await;
+        };
+        let patience = async {
+            sender.closed().await;
+            tokio::time::sleep(drain).await;
+        };
+        tokio::select! {
+            biased;
+            () = run => {}
+            () = patience => {}
+            () = cancel.cancelled() => {}
+        }
+        if !delivery.over {
+            delivery.settle_usage(UsageSource::Partial);
+            delivery.record.is_partial();
+        }
+    });
+    futures::stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(item) => item.map(|item| (item, Some(receiver))),
+            // The task was ended in the middle: a clean end would be taken for a complete answer.
+            None => Some((Err(ended()), None)),
+        }
+    })
+    .boxed()
+}
+
+fn ended() -> Error {
+    Error::new(
+        ErrorKind::ShuttingDown,
+        "the gateway ended the call before its answer was complete",
+    )
+    .with_work(Work::Unknown)
+}
+
 struct Delivery {
     inner: Arc<Inner>,
     record: Record,
+    once: Once,
     turn: Turning,
     request: ChatRequest,
     target: Arc<Target>,
@@ -109,6 +170,7 @@ impl Delivery {
             match item {
                 Some(Ok(chunk)) => {
                     if let Some(chunk) = self.pass(chunk) {
+                        self.once.send(&chunk);
                         return Some(Ok(chunk));
                     }
                 }
@@ -117,6 +179,7 @@ impl Delivery {
                     let error = error.with_work(Work::Unknown);
                     self.target.account.health.failed(&error);
                     self.settle_usage(UsageSource::Partial);
+                    self.once.settle_stream(Some(&error)).await;
                     self.end(Err(error.kind()), |record| record.end(Some(&error)));
                     return Some(Err(error));
                 }
@@ -124,8 +187,15 @@ impl Delivery {
                     self.target.account.health.succeeded();
                     self.settle_usage(UsageSource::Counted);
                     match self.store().await {
-                        Ok(()) => self.end(Ok(()), |record| record.end(None)),
+                        Ok(()) => {
+                            for chunk in &self.held {
+                                self.once.send(chunk);
+                            }
+                            self.once.settle_stream(None).await;
+                            self.end(Ok(()), |record| record.end(None));
+                        }
                         Err(error) => {
+                            self.once.settle_stream(Some(&error)).await;
                             self.end(Err(error.kind()), |record| record.end(Some(&error)));
                             return Some(Err(error));
                         }
@@ -135,7 +205,7 @@ impl Delivery {
         }
     }
 
-    fn end(&mut self, outcome: Result<(), crate::ErrorKind>, settle: impl FnOnce(&mut Record)) {
+    fn end(&mut self, outcome: Result<(), ErrorKind>, settle: impl FnOnce(&mut Record)) {
         self.over = true;
         if outcome.is_err() {
             self.held.clear();
@@ -161,7 +231,7 @@ impl Delivery {
         if is_usage && !self.request.include_usage() {
             return None;
         }
-        if in_session && self.finished {
+        if (in_session || self.once.is_held()) && self.finished {
             self.held.push_back(chunk);
             return None;
         }

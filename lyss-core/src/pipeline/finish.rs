@@ -19,7 +19,7 @@ use crate::{
     routing::{Route, Target},
     telemetry::metrics::Finished,
     types::{
-        ChatRequest, LogRow, RequestId, Status, Usage, UsageSource,
+        ChatRequest, LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
         log::{Attempt, Candidate, rfc3339},
         reply::TextSize,
     },
@@ -85,6 +85,18 @@ impl Record {
 
     pub fn session(&mut self, id: Option<&str>) {
         self.row.session_id = id.map(Arc::from);
+    }
+
+    /// Notes that the answer is the one that another request was given: nothing is dispatched or charged.
+    pub fn replays(&mut self, of: RequestId, info: Option<&ReplyInfo>) {
+        let decision = self.row.decision.get_or_insert_default();
+        decision.source = "idempotency_key".into();
+        decision.replay_of = Some(of.to_string());
+        if let Some(info) = info {
+            self.row.session_id.clone_from(&info.session_id);
+            decision.provider_id = Arc::clone(&info.provider);
+            decision.model_name = Arc::clone(&info.upstream_model);
+        }
     }
 
     /// Notes why each target was taken or not.

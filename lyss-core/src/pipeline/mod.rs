@@ -3,6 +3,7 @@
 //! | stage | does |
 //! |---|---|
 //! | `admit` | who calls, may they, is there room; from here on the request makes exactly one log row |
+//! | `once` | has it been done already (`Idempotency-Key`)? Also keeps the answer before it is acknowledged |
 //! | `assemble` | loads the session and builds the message list |
 //! | `compress` | keeps the list within the window |
 //! | `cover` | writes the intent: from here on a crash leaves a row |
@@ -22,6 +23,7 @@ mod dispatch;
 mod execute;
 mod finish;
 mod history;
+mod once;
 mod turn;
 
 use std::sync::{Arc, atomic::AtomicBool};
@@ -39,6 +41,11 @@ use crate::{
 };
 use dispatch::{Dispatched, Need};
 use finish::Record;
+use once::Begun;
+
+/// The endpoints, as a request's fingerprint names them.
+const CHAT: &str = "chat/completions";
+const EMBED: &str = "embeddings";
 
 /// A complete chat answer. `gone` is set when the caller has gone away meanwhile.
 pub(crate) async fn chat(
@@ -49,13 +56,22 @@ pub(crate) async fn chat(
 ) -> Result<ChatResponse> {
     let asked = admit::Asked::chat(&request);
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
-    record.gone_when(gone);
+    let body = request.body();
+    let begun = once::begin(&inner, &context, &principal, CHAT, body, &mut record, &gone);
+    let mut once = match begun.await? {
+        Begun::Run(once) => once,
+        Begun::Replay(reply) => return reply.into_chat(),
+    };
+    if !once.is_held() {
+        record.gone_when(gone);
+    }
     let outcome = async {
         let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
         let request = compress::compress(&mut turn, request)?;
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
+        once.dispatching().await?;
         let call = |target, call| execute::chat(target, call, request.clone());
         let Dispatched { value, target, .. } =
             dispatch::dispatch(&inner, &mut record, &route, Need::Chat, turn.key(), call).await?;
@@ -78,24 +94,35 @@ pub(crate) async fn chat(
         })
     }
     .await;
+    let answer = outcome.as_ref();
+    once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
+        .await;
     record.end(outcome.as_ref().err());
     outcome
 }
 
-/// A streamed chat answer, from its first chunk on.
+/// A streamed chat answer, from its first chunk on. `gone`: as for [`chat`].
 pub(crate) async fn chat_stream(
     inner: Arc<Inner>,
     context: CallContext,
     request: ChatRequest,
+    gone: Arc<AtomicBool>,
 ) -> Result<ChatStream> {
     let asked = admit::Asked::chat(&request);
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
+    let body = request.body();
+    let begun = once::begin(&inner, &context, &principal, CHAT, body, &mut record, &gone);
+    let mut once = match begun.await? {
+        Begun::Run(once) => once,
+        Begun::Replay(reply) => return reply.into_stream(),
+    };
     let outcome = async {
         let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
         let request = compress::compress(&mut turn, request)?;
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
+        once.dispatching().await?;
         let call = |target, call| execute::chat_stream(target, call, request.clone());
         let dispatched =
             dispatch::dispatch(&inner, &mut record, &route, Need::Stream, turn.key(), call).await?;
@@ -120,9 +147,11 @@ pub(crate) async fn chat_stream(
                 &turn,
                 value.upstream_request_id.clone(),
             );
+            once.opened(&info);
             let chunks = deliver::deliver(deliver::Running {
                 inner,
                 record,
+                once,
                 turn,
                 request,
                 opened: value,
@@ -132,6 +161,7 @@ pub(crate) async fn chat_stream(
             Ok(ChatStream { info, chunks })
         }
         Err(error) => {
+            once.settle(Err(&error)).await;
             record.end(Some(&error));
             Err(error)
         }
@@ -152,12 +182,29 @@ pub(crate) async fn embed(
         user_id: request.user_id(),
         user: request.user(),
     };
-    let (_, mut record) = admit::admit(&inner, &context, asked).await?;
-    record.gone_when(gone);
+    let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
+    let body = request.body();
+    let begun = once::begin(
+        &inner,
+        &context,
+        &principal,
+        EMBED,
+        body,
+        &mut record,
+        &gone,
+    );
+    let mut once = match begun.await? {
+        Begun::Run(once) => once,
+        Begun::Replay(reply) => return reply.into_embedding(),
+    };
+    if !once.is_held() {
+        record.gone_when(gone);
+    }
     let outcome = async {
         request.input()?;
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
+        once.dispatching().await?;
         let call = |target, call| execute::embed(target, call, request.clone());
         let Dispatched { value, target, .. } =
             dispatch::dispatch(&inner, &mut record, &route, Need::Embeddings, None, call).await?;
@@ -183,6 +230,7 @@ pub(crate) async fn embed(
             session_id: None,
             attempts: record.attempts(),
             upstream_request_id: value.upstream_request_id,
+            replay_of: None,
         };
         Ok(EmbeddingResponse {
             info,
@@ -191,6 +239,9 @@ pub(crate) async fn embed(
         })
     }
     .await;
+    let answer = outcome.as_ref();
+    once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
+        .await;
     record.end(outcome.as_ref().err());
     outcome
 }
@@ -209,6 +260,7 @@ fn info(
         session_id: turn.session_id().map(Arc::from),
         attempts: record.attempts(),
         upstream_request_id,
+        replay_of: None,
     }
 }
 

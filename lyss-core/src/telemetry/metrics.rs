@@ -67,6 +67,11 @@ struct CodeLabels {
     code: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: String,
+}
+
 /// Handles by provider and model name.
 type AllSeries = HashMap<(Arc<str>, String), Arc<Series>>;
 type Seconds = Family<TargetLabels, Histogram, fn() -> Histogram>;
@@ -88,6 +93,7 @@ pub struct Metrics {
     dead_letters: Counter<u64, AtomicU64>,
     reload_failures: Counter,
     outbox: Outboxes,
+    idempotency: Family<OutcomeLabels, Counter>,
     series: RwLock<AllSeries>,
 }
 
@@ -250,6 +256,12 @@ impl Default for Metrics {
             reload_failures.clone(),
         );
         let outbox = Outboxes::register(&mut registry);
+        let idempotency = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "gateway_idempotency",
+            "Requests with an idempotency key: claimed, replayed, not_kept, or the code of the error",
+            idempotency.clone(),
+        );
         Self {
             registry,
             requests,
@@ -266,6 +278,7 @@ impl Default for Metrics {
             dead_letters,
             reload_failures,
             outbox,
+            idempotency,
             series: RwLock::default(),
         }
     }
@@ -422,6 +435,15 @@ impl Metrics {
             let counter = family.get_or_create(&labels);
             counter.inc_by(number.saturating_sub(counter.get()));
         }
+    }
+
+    /// What became of an idempotency key.
+    pub fn idempotency(&self, outcome: &str) {
+        self.idempotency
+            .get_or_create(&OutcomeLabels {
+                outcome: outcome.into(),
+            })
+            .inc();
     }
 
     /// All metrics as OpenMetrics text. `spool_records` and `dead_letters` are read at this moment.

@@ -94,6 +94,44 @@ pub enum Caller {
     Key(Arc<crate::admission::KeyRecord>),
 }
 
+/// What a caller names a request by, so that sending it again does not do it again (the header `Idempotency-Key`).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// The longest key, in characters.
+    pub const MAX_LENGTH: usize = 255;
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// `invalid_value` unless it is 1 to 255 visible ASCII characters.
+    pub fn parse(text: &str) -> crate::Result<Self> {
+        let wrong = text.is_empty()
+            || text.len() > Self::MAX_LENGTH
+            || !text.bytes().all(|byte| byte.is_ascii_graphic());
+        if wrong {
+            return Err(crate::Error::invalid(
+                "Idempotency-Key",
+                "`Idempotency-Key` must have 1 to 255 visible ASCII characters and no spaces, such as a UUID",
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Without the key, which may be all that protects an answer from others who share its scope.
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdempotencyKey")
+    }
+}
+
 /// One call: its id, who makes it, and when it began.
 #[derive(Debug, Clone)]
 pub struct CallContext {
@@ -105,6 +143,8 @@ pub struct CallContext {
     pub credential: Credential,
     /// The user named outside the body (the query parameter `user_id` of `GET` and `DELETE`).
     pub user_id: Option<String>,
+    /// What makes sending a chat or embeddings request again harmless.
+    pub idempotency_key: Option<IdempotencyKey>,
     /// When the request arrived, on the monotonic clock.
     pub started: Instant,
 }
@@ -117,6 +157,7 @@ impl CallContext {
             client_request_id: None,
             credential,
             user_id: None,
+            idempotency_key: None,
             started: Instant::now(),
         }
     }
@@ -174,5 +215,19 @@ mod tests {
             None,
             "not version 7"
         );
+    }
+
+    #[test]
+    fn idempotency_keys_are_short_and_visible() {
+        let longest = "x".repeat(255);
+        for good in ["a", "~!{}\"", longest.as_str()] {
+            assert_eq!(IdempotencyKey::parse(good).unwrap().as_str(), good);
+        }
+        let too_long = "x".repeat(256);
+        for bad in ["", " ", "a b", "a\tb", "\u{7f}", "é", too_long.as_str()] {
+            let error = IdempotencyKey::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidValue, "{bad:?}");
+            assert_eq!(error.param(), Some("Idempotency-Key"));
+        }
     }
 }

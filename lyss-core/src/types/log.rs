@@ -204,8 +204,12 @@ pub struct Decision {
     pub latency_ms: u64,
     /// When it was chosen, RFC 3339.
     pub selected_at: String,
-    /// Where the route came from: `rule`, `provider_prefix`, `provider_models`, `preset`, `default_provider`.
+    /// Where the route came from: `rule`, `provider_prefix`, `provider_models`, `preset`, `default_provider`; or
+    /// `idempotency_key`, where an answer was given again and nothing was dispatched.
     pub source: Cow<'static, str>,
+    /// The request whose answer was given again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
     /// Every target of the model, and why it was or was not taken.
     #[serde(default)]
     pub candidates: Vec<Candidate>,

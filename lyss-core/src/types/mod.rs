@@ -11,7 +11,7 @@ mod scan;
 pub mod session;
 pub mod usage;
 
-pub use call::{CallContext, Credential, Principal, RequestId};
+pub use call::{CallContext, Credential, IdempotencyKey, Principal, RequestId};
 pub use chat::{ChatRequest, Message};
 pub use embedding::EmbeddingRequest;
 pub use log::{Decision, LogRow, Status};

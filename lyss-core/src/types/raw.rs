@@ -81,6 +81,11 @@ impl RawObject {
         }
     }
 
+    /// The text that was parsed, whatever has been edited since.
+    pub fn received(&self) -> &Bytes {
+        &self.text
+    }
+
     fn refuse_duplicates(&self) -> Result<(), RawError> {
         let fault = |index: usize, key: &str| RawError {
             offset: self

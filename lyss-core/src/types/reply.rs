@@ -28,6 +28,8 @@ pub struct ReplyInfo {
     pub attempts: u32,
     /// The provider's own request id.
     pub upstream_request_id: Option<String>,
+    /// The request that did the work, where this answer is kept from it (`Idempotency-Key`).
+    pub replay_of: Option<RequestId>,
 }
 
 /// A complete chat answer.

@@ -45,4 +45,10 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
         error::insert(headers, "x-lyss-session-id", session);
     }
     headers.insert("x-lyss-attempts", info.attempts.into());
+    if info.replay_of.is_some() {
+        headers.insert(
+            error::IDEMPOTENT_REPLAYED,
+            http::HeaderValue::from_static("true"),
+        );
+    }
 }

@@ -84,6 +84,7 @@ fn info(context: &CallContext) -> ReplyInfo {
         upstream_model: "up-1".into(),
         session_id: Some("s1".into()),
         attempts: 2,
+        replay_of: None,
         upstream_request_id: None,
     }
 }

@@ -96,7 +96,7 @@ fn yaml_itself() {
     reports(
         "a: 1\n---\nb: 2\n",
         &[
-            "g.yaml:1:1: a: unknown key; accepted here: server, data, auth, routing, session, memory, providers, limits, budgets, billing, cache, monitoring",
+            "g.yaml:1:1: a: unknown key; accepted here: server, data, auth, routing, session, idempotency, memory, providers, limits, budgets, billing, cache, monitoring",
             "g.yaml:2:1: a configuration is one YAML document; this is a second",
         ],
     );
@@ -225,6 +225,17 @@ providers:
             "g.yaml:9:60: providers.h.headers.bad header: is not a header name",
             "g.yaml:9:69: providers.h.headers.Host: is set by the gateway itself and cannot be configured",
             "g.yaml:9:75: providers.h.headers.X: the value has characters that no header may carry; accepted: a header's value of visible characters",
+        ],
+    );
+}
+
+#[test]
+fn idempotency_keys_need_their_store_and_outlive_their_requests() {
+    reports(
+        "idempotency: { store: redis, ttl: 1s }\n",
+        &[
+            "g.yaml:1:23: idempotency.store: redis needs data.redis; accepted: database, memory, or a data.redis section",
+            "g.yaml:1:35: idempotency.ttl: is shorter than idempotency.lease, so a key would be forgotten while its request runs",
         ],
     );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::lines;
 use crate::config::reader::{Findings, Reader};
-use crate::config::{AuthMode, Config, Driver, Env, LogFormat, StoreKind, node};
+use crate::config::{AuthMode, Config, Driver, Env, IdempotencyConfig, LogFormat, StoreKind, node};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -104,6 +104,11 @@ fn commented_values_that_claim_to_be_defaults_are() {
         all.routing.retry_budget,
         Some(crate::config::RetryBudgetConfig::default())
     );
+    let idempotency = IdempotencyConfig {
+        store: Some(StoreKind::Database),
+        ..IdempotencyConfig::default()
+    };
+    assert_eq!(all.idempotency, idempotency);
     assert_eq!(all.session.keep_recent, default.session.keep_recent);
     assert_eq!(all.session.max_tokens, default.session.max_tokens);
     assert_eq!(all.cache, default.cache);

@@ -1,0 +1,353 @@
+//! An answer as it is kept: one line of JSON that says what it is, then the body, byte for byte.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, ErrorKind, Upstream, Work},
+    types::{ChatChunk, RawObject, ReplyInfo, RequestId, Usage},
+};
+
+/// The form of what is kept; another one is not read.
+const FORM: u8 = 1;
+
+/// An answer that is given again.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// A complete answer.
+    Answer {
+        info: ReplyInfo,
+        usage: Usage,
+        body: RawObject,
+    },
+    /// A stream that had begun, and how it ended.
+    Stream {
+        info: ReplyInfo,
+        chunks: Vec<ChatChunk>,
+        error: Option<Error>,
+    },
+    /// A failure.
+    Failure(Error),
+}
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Head<'a> {
+    form: u8,
+    kind: Kind,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    info: Option<Info<'a>>,
+    #[serde(default)]
+    usage: Usage,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    error: Option<Failure<'a>>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Answer,
+    Stream,
+    Failure,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info<'a> {
+    #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
+    upstream_model: Cow<'a, str>,
+    #[serde(borrow)]
+    session_id: Option<Cow<'a, str>>,
+    attempts: u32,
+    #[serde(borrow)]
+    upstream_request_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Failure<'a> {
+    #[serde(borrow)]
+    code: Cow<'a, str>,
+    #[serde(borrow)]
+    message: Cow<'a, str>,
+    #[serde(borrow)]
+    param: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    provider: Option<Cow<'a, str>>,
+    /// The provider's own status and code, where they are shown to the caller.
+    #[serde(borrow)]
+    shown: Option<(u16, Option<Cow<'a, str>>)>,
+}
+
+/// A complete answer, to be kept.
+pub(crate) fn answer(info: &ReplyInfo, usage: Usage, body: &RawObject) -> Bytes {
+    let segments = body.to_segments();
+    let mut out = head(Kind::Answer, Some(info), usage, None, segments.len());
+    for segment in &segments.0 {
+        out.extend_from_slice(segment);
+    }
+    out.freeze()
+}
+
+/// A stream, to be kept: its frames, and the error that it ended with.
+pub(crate) fn stream(info: &ReplyInfo, frames: &[u8], error: Option<&Error>) -> Bytes {
+    let mut out = head(
+        Kind::Stream,
+        Some(info),
+        Usage::default(),
+        error,
+        frames.len(),
+    );
+    out.extend_from_slice(frames);
+    out.freeze()
+}
+
+/// A failure, to be kept.
+pub(crate) fn failure(error: &Error) -> Bytes {
+    head(Kind::Failure, None, Usage::default(), Some(error), 0).freeze()
+}
+
+fn head(
+    kind: Kind,
+    info: Option<&ReplyInfo>,
+    usage: Usage,
+    error: Option<&Error>,
+    body: usize,
+) -> BytesMut {
+    let head = Head {
+        form: FORM,
+        kind,
+        info: info.map(Info::of),
+        usage,
+        error: error.map(Failure::of),
+    };
+    // Strings and numbers: this cannot fail. If it did, the reply would not be read.
+    let line = serde_json::to_vec(&head).unwrap_or_default();
+    let mut out = BytesMut::with_capacity(line.len() + 1 + body);
+    out.extend_from_slice(&line);
+    out.extend_from_slice(b"\n");
+    out
+}
+
+impl Reply {
+    /// Reads what was kept, as the answer to another request; `None` if it cannot be read.
+    pub fn read(kept: &Bytes, by: RequestId, request_id: RequestId) -> Option<Self> {
+        let end = memchr::memchr(b'\n', kept)?;
+        let head: Head<'_> = serde_json::from_slice(kept.get(..end)?).ok()?;
+        if head.form != FORM {
+            return None;
+        }
+        let body = kept.slice(end + 1..);
+        let info = head.info.map(|info| info.into_reply_info(by, request_id));
+        let error = match head.error {
+            Some(failure) => Some(failure.into_error()?),
+            None => None,
+        };
+        Some(match head.kind {
+            Kind::Answer => Self::Answer {
+                info: info?,
+                usage: head.usage,
+                body: RawObject::parse(body).ok()?,
+            },
+            Kind::Stream => Self::Stream {
+                info: info?,
+                chunks: chunks(body)?,
+                error,
+            },
+            Kind::Failure => Self::Failure(error?),
+        })
+    }
+}
+
+/// The chunks of frames, each of which is one line and an empty one.
+fn chunks(mut frames: Bytes) -> Option<Vec<ChatChunk>> {
+    let mut chunks = Vec::new();
+    while !frames.is_empty() {
+        let line = memchr::memchr(b'\n', &frames)?;
+        if frames.len() < line + 2 {
+            return None;
+        }
+        chunks.push(ChatChunk::from_frame(frames.split_to(line + 2))?);
+    }
+    Some(chunks)
+}
+
+impl<'a> Info<'a> {
+    fn of(info: &'a ReplyInfo) -> Self {
+        Self {
+            provider: Cow::Borrowed(&info.provider),
+            upstream_model: Cow::Borrowed(&info.upstream_model),
+            session_id: info.session_id.as_deref().map(Cow::Borrowed),
+            attempts: info.attempts,
+            upstream_request_id: info.upstream_request_id.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    fn into_reply_info(self, by: RequestId, request_id: RequestId) -> ReplyInfo {
+        ReplyInfo {
+            request_id,
+            provider: Arc::from(&*self.provider),
+            upstream_model: Arc::from(&*self.upstream_model),
+            session_id: self.session_id.map(|id| Arc::from(&*id)),
+            attempts: self.attempts,
+            upstream_request_id: self.upstream_request_id.map(Cow::into_owned),
+            replay_of: Some(by),
+        }
+    }
+}
+
+impl<'a> Failure<'a> {
+    fn of(error: &'a Error) -> Self {
+        let shown = error.upstream().filter(|upstream| upstream.shown);
+        Self {
+            code: Cow::Borrowed(error.kind().code()),
+            message: Cow::Borrowed(error.message()),
+            param: error.param().map(Cow::Borrowed),
+            provider: error.provider().map(Cow::Borrowed),
+            shown: shown.map(|upstream| {
+                let code = upstream.code.as_deref().map(Cow::Borrowed);
+                (upstream.status, code)
+            }),
+        }
+    }
+
+    /// The failure again. Only those are kept whose request may have been worked on: none of them may be retried.
+    fn into_error(self) -> Option<Error> {
+        let kind = ErrorKind::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.code() == self.code)?;
+        let mut error = Error::new(kind, self.message.into_owned()).with_work(Work::Unknown);
+        if let Some(param) = self.param {
+            error = error.with_param(param.into_owned());
+        }
+        if let Some(provider) = self.provider {
+            error = error.with_provider(provider);
+        }
+        if let Some((status, code)) = self.shown {
+            error = error.with_upstream(Upstream {
+                status,
+                code: code.map(Cow::into_owned),
+                shown: true,
+            });
+        }
+        Some(match kind {
+            // Says something of the key, and not what the first answer was.
+            ErrorKind::IdempotencyOutcomeUnknown => error,
+            _ => error.replayed(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn info() -> ReplyInfo {
+        ReplyInfo {
+            request_id: RequestId::new(),
+            provider: "op\"enai".into(),
+            upstream_model: "m\n".into(),
+            session_id: Some("s".into()),
+            attempts: 3,
+            upstream_request_id: None,
+            replay_of: None,
+        }
+    }
+
+    fn read(kept: &Bytes) -> Option<Reply> {
+        let (by, id) = (RequestId::new(), RequestId::new());
+        let reply = Reply::read(kept, by, id);
+        if let Some(Reply::Answer { info, .. } | Reply::Stream { info, .. }) = &reply {
+            assert_eq!((info.request_id, info.replay_of), (id, Some(by)));
+            assert_eq!(
+                (&*info.provider, &*info.upstream_model),
+                ("op\"enai", "m\n")
+            );
+            assert_eq!((info.session_id.as_deref(), info.attempts), (Some("s"), 3));
+        }
+        reply
+    }
+
+    #[test]
+    fn an_answer_comes_back_byte_for_byte() {
+        let text = "{ \"a\" : 1.0,\n\t\"b\":\"\\u00e9\" }";
+        let body = RawObject::parse(text.into()).unwrap();
+        let usage = Usage {
+            output_tokens: 7,
+            ..Usage::default()
+        };
+        let Some(Reply::Answer {
+            usage: kept, body, ..
+        }) = read(&answer(&info(), usage, &body))
+        else {
+            panic!("no answer");
+        };
+        assert_eq!((kept, body.to_bytes()), (usage, text.into()));
+    }
+
+    #[test]
+    fn a_stream_comes_back_with_its_end() {
+        let frames = b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n";
+        let error = Error::new(ErrorKind::UpstreamIncomplete, "cut").with_provider("p");
+        let Some(Reply::Stream { chunks, error, .. }) =
+            read(&stream(&info(), frames, Some(&error)))
+        else {
+            panic!("no stream");
+        };
+        let again: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.frame()).collect();
+        assert_eq!(again, frames);
+        let error = error.unwrap();
+        assert_eq!(
+            (error.kind(), error.message(), error.provider()),
+            (ErrorKind::UpstreamIncomplete, "cut", Some("p"))
+        );
+        assert!(error.is_replayed() && !error.should_retry());
+        let Some(Reply::Stream { chunks, error, .. }) = read(&stream(&info(), b"", None)) else {
+            panic!("no stream");
+        };
+        assert!(chunks.is_empty() && error.is_none());
+    }
+
+    #[test]
+    fn every_failure_keeps_its_status_and_code() {
+        for kind in ErrorKind::ALL {
+            let error = Error::new(*kind, "what\nwas").with_param("p");
+            let Some(Reply::Failure(again)) = read(&failure(&error)) else {
+                panic!("no failure");
+            };
+            assert_eq!(
+                (again.status(), again.code(), again.message(), again.param()),
+                (error.status(), error.code(), "what\nwas", Some("p"))
+            );
+            assert!(!again.should_retry());
+        }
+        let error = Error::new(ErrorKind::InvalidValue, "no such voice").with_upstream(Upstream {
+            status: 404,
+            code: Some("voice_not_found".into()),
+            shown: true,
+        });
+        let Some(Reply::Failure(again)) = read(&failure(&error)) else {
+            panic!("no failure");
+        };
+        assert_eq!((again.status(), again.code()), (404, "voice_not_found"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_guessed() {
+        let stream = stream(&info(), b"data: {}\n\n", None);
+        for kept in [
+            "".into(),
+            "{}".into(),
+            "{\"form\":2,\"kind\":\"failure\"}\n".into(),
+            "{\"form\":1,\"kind\":\"answer\"}\n{}".into(),
+            stream.slice(..stream.len() - 1),
+            stream.slice(..10),
+        ] {
+            assert!(read(&kept).is_none(), "{kept:?}");
+        }
+    }
+}
