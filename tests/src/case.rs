@@ -53,6 +53,8 @@ pub struct Step {
     pub id: String,
     /// The query parameter `user_id`.
     pub user_id: Option<String>,
+    /// The idempotency key.
+    pub idempotency_key: Option<String>,
     /// What comes back: see [`crate::door::Door`].
     pub expect: Value,
 }

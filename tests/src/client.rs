@@ -21,6 +21,7 @@ pub const CHAT: &str = "/v1/chat/completions";
 pub struct Client {
     address: SocketAddr,
     key: Option<String>,
+    idempotency_key: Option<String>,
     connections: Connections<HttpConnector, Full<Bytes>>,
 }
 
@@ -30,6 +31,7 @@ impl Client {
         Self {
             address,
             key: None,
+            idempotency_key: None,
             connections: Connections::builder(TokioExecutor::new()).build_http(),
         }
     }
@@ -38,6 +40,14 @@ impl Client {
     pub fn with_key(&self, key: &str) -> Self {
         Self {
             key: Some(key.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same, naming its requests by this idempotency key.
+    pub fn with_idempotency_key(&self, key: &str) -> Self {
+        Self {
+            idempotency_key: Some(key.to_owned()),
             ..self.clone()
         }
     }
@@ -57,6 +67,9 @@ impl Client {
             .uri(format!("http://{}{path}", self.address));
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
+        }
+        if let Some(key) = &self.idempotency_key {
+            request = request.header("idempotency-key", key);
         }
         if body.is_some() {
             request = request.header("content-type", "application/json");

@@ -5,7 +5,7 @@ use futures::StreamExt;
 use lyss_core::{
     Engine, Error, Gateway,
     gateway::{NewSession, PageQuery},
-    types::{CallContext, ChatRequest, Credential, EmbeddingRequest, ReplyInfo},
+    types::{CallContext, ChatRequest, Credential, EmbeddingRequest, IdempotencyKey, ReplyInfo},
 };
 use lyss_mock_provider::Rule;
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ use crate::{
 /// A way to call the gateway.
 ///
 /// The outcome of a step is one JSON object, the same through every door:
-/// `{"status", "body", "provider", "upstream_model", "session_id", "attempts", "request_id"}` for an answer; for a
-/// stream `"text"`, `"finish_reason"`, `"usage"`, `"chunks"`, `"done"` and, if it ended so, `"error"`; for a failure
+/// `{"status", "body", "provider", "upstream_model", "session_id", "attempts", "request_id"}` for an answer, and
+/// `"replayed": true` for one that was given before; for a stream `"text"`, `"finish_reason"`, `"usage"`, `"chunks"`, `"done"` and, if it ended so, `"error"`; for a failure
 /// `{"status", "error": {"code", "type", "param", "message"}, "should_retry"}`.
 #[async_trait]
 pub trait Door: Send + Sync {
@@ -109,6 +109,7 @@ fn clone(step: &Step) -> Step {
         raw_body: step.raw_body.clone(),
         id: step.id.clone(),
         user_id: step.user_id.clone(),
+        idempotency_key: step.idempotency_key.clone(),
         expect: step.expect.clone(),
     }
 }
@@ -155,10 +156,18 @@ impl Door for RustDoor {
             ..CallContext::new(credential)
         };
         let request_id = context.request_id.to_string();
-        let mut outcome = self
-            .answer(context, step)
-            .await
-            .unwrap_or_else(|error| failure(&error));
+        let answer = match step.idempotency_key.as_deref().map(IdempotencyKey::parse) {
+            Some(Err(error)) => Err(error),
+            key => {
+                let idempotency_key = key.and_then(Result::ok);
+                let context = CallContext {
+                    idempotency_key,
+                    ..context
+                };
+                self.answer(context, step).await
+            }
+        };
+        let mut outcome = answer.unwrap_or_else(|error| failure(&error));
         outcome["request_id"] = request_id.into();
         outcome
     }
@@ -262,14 +271,21 @@ fn lay_info(outcome: &mut Value, info: &ReplyInfo) {
     outcome["upstream_model"] = (*info.upstream_model).into();
     outcome["session_id"] = info.session_id.as_deref().into();
     outcome["attempts"] = info.attempts.into();
+    if info.replay_of.is_some() {
+        outcome["replayed"] = true.into();
+    }
 }
 
 fn failure(error: &Error) -> Value {
-    json!({
+    let mut outcome = json!({
         "status": error.status(),
         "should_retry": error.should_retry(),
         "error": {"code": error.code(), "type": error.type_name(), "param": error.param(), "message": error.message()},
-    })
+    });
+    if error.is_replayed() {
+        outcome["replayed"] = true.into();
+    }
+    outcome
 }
 
 /// The outcome of a stream from its chunks.

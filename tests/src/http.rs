@@ -43,15 +43,15 @@ pub async fn send(
     address: SocketAddr,
     method: &str,
     path: &str,
-    key: Option<&str>,
+    headers: &[(&str, String)],
     body: Option<Bytes>,
 ) -> Answer {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let mut request = http::Request::builder()
         .method(method)
         .uri(format!("http://{address}{path}"));
-    if let Some(key) = key {
-        request = request.header("authorization", format!("Bearer {key}"));
+    for (name, value) in headers {
+        request = request.header(*name, value);
     }
     if body.is_some() {
         request = request.header("content-type", "application/json");
@@ -115,7 +115,14 @@ impl Door for HttpDoor {
                 .unwrap_or_else(|| step.body.to_string())
                 .into()
         });
-        let answer = send(self.address, method, &path, key.as_deref(), body).await;
+        let mut headers = Vec::new();
+        headers.extend(key.map(|key| ("authorization", format!("Bearer {key}"))));
+        headers.extend(
+            step.idempotency_key
+                .clone()
+                .map(|key| ("idempotency-key", key)),
+        );
+        let answer = send(self.address, method, &path, &headers, body).await;
         let mut outcome = outcome(step, &answer);
         outcome["request_id"] = answer.header("x-request-id").into();
         outcome
@@ -160,6 +167,9 @@ fn outcome(step: &Step, answer: &Answer) -> Value {
         if let Some(value) = answer.header(header) {
             outcome[member] = value.into();
         }
+    }
+    if answer.header("idempotent-replayed") == Some("true") {
+        outcome["replayed"] = true.into();
     }
     if let Some(attempts) = answer
         .header("x-lyss-attempts")
