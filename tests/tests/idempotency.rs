@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,7 @@ use lyss_tests::{
 };
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::sync::watch;
 
 struct Gateway {
     mock: MockProvider,
@@ -517,4 +522,182 @@ async fn an_answer_whose_store_went_away_is_delivered_and_never_made_again() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(gateway.served("m").len(), 1);
+}
+
+/// How a client that never gives up heard of its request.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Answer,
+    Unknown,
+}
+
+/// Sends a request until it has an answer that is final.
+async fn insist(gateway: &watch::Receiver<Client>, key: &str, body: &Value) -> (Heard, u32) {
+    for sent in 1.. {
+        let client = gateway.borrow().with_idempotency_key(key);
+        match client.send("POST", CHAT, Some(body)).await {
+            Ok(answer) if answer.status == 200 => {
+                let whole = body["stream"] != true || is_done(&answer);
+                assert!(whole, "{key}: {}", String::from_utf8_lossy(&answer.body));
+                return (Heard::Answer, sent);
+            }
+            Ok(answer) if code(&answer) == "idempotency_outcome_unknown" => {
+                return (Heard::Unknown, sent);
+            }
+            Ok(answer) => {
+                let again = answer.header("x-should-retry") == Some("true");
+                assert!(again, "{key}: {} {}", answer.status, answer.json());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifteen_kills_and_no_request_is_done_twice() {
+    const SEED: u64 = 20_261_126;
+    let mut gateway = Gateway::start(json!({"lease": "500ms"})).await;
+    gateway.mock.set_script(Script {
+        delay_ms: 8,
+        every_ms: 4,
+        ..Script::default()
+    });
+    let (address, client) = watch::channel(gateway.lyss.client());
+    let stop = Arc::new(AtomicBool::new(false));
+    let heard: Arc<Mutex<BTreeMap<String, (Heard, u32)>>> = Arc::default();
+    let workers: Vec<_> = (0..6)
+        .map(|worker| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            let heard = Arc::clone(&heard);
+            tokio::spawn(async move {
+                for turn in 0.. {
+                    if stop.load(Relaxed) {
+                        return;
+                    }
+                    let model = format!("m-{worker}-{turn}");
+                    let mut body = chat(&model, "some words that are echoed");
+                    body["stream"] = (turn % 2 == 1).into();
+                    if turn % 4 >= 2 {
+                        body["session_id"] = format!("session-{worker}").into();
+                    }
+                    let outcome = insist(&client, &model, &body).await;
+                    heard.lock().unwrap().insert(model, outcome);
+                }
+            })
+        })
+        .collect();
+    let mut random = fastrand::Rng::with_seed(SEED);
+    for _ in 0..15 {
+        let enough = heard.lock().unwrap().len() + random.usize(5..15);
+        while heard.lock().unwrap().len() < enough {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(random.u64(0..40_000))).await;
+        gateway.kill_and_restart().await;
+        address.send_replace(gateway.lyss.client());
+    }
+    stop.store(true, Relaxed);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+
+    let heard = std::mem::take(&mut *heard.lock().unwrap());
+    let mut unknown = 0;
+    for (model, (outcome, _)) in &heard {
+        let times = gateway.served(model).len();
+        match outcome {
+            Heard::Answer => assert_eq!(times, 1, "seed {SEED}: {model}"),
+            Heard::Unknown => {
+                unknown += 1;
+                assert!(
+                    times <= 1,
+                    "seed {SEED}: {model} was dispatched {times} times"
+                );
+            }
+        }
+    }
+    // Deaths did hit requests, before, while and after the provider worked on them.
+    let again = heard.values().filter(|(_, sent)| *sent > 1).count();
+    let recovered = heard
+        .values()
+        .filter(|(outcome, sent)| *outcome == Heard::Answer && *sent > 1)
+        .count();
+    assert!(
+        again >= 15 && unknown >= 5,
+        "{again} sent again, {unknown} unknown"
+    );
+    assert!(recovered >= 1, "no request survived a death");
+
+    // Each turn that was answered is in its session, once.
+    for worker in 0..6 {
+        let answered = heard
+            .iter()
+            .filter(|(model, (outcome, _))| {
+                let (own, turn) = model[2..].split_once('-').unwrap();
+                let in_session = turn.parse::<u32>().unwrap() % 4 >= 2;
+                own == worker.to_string() && in_session && *outcome == Heard::Answer
+            })
+            .count();
+        let unknown = heard
+            .iter()
+            .filter(|(model, (outcome, _))| {
+                model.starts_with(&format!("m-{worker}-")) && *outcome == Heard::Unknown
+            })
+            .count();
+        let session = format!("/v1/sessions/session-{worker}");
+        let session = gateway.lyss.client().get(&session).await.json();
+        let turns = session["message_count"].as_u64().unwrap_or(0) / 2;
+        let most = (answered + unknown) as u64;
+        assert!(
+            (answered as u64..=most).contains(&turns),
+            "seed {SEED}: {turns} turns stored, {answered} answered, {unknown} unknown"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_lets_calls_with_a_key_end_and_never_fakes_an_end() {
+    let mut gateway = Gateway::with(json!({
+        "server": {"shutdown_grace": "2s"},
+        "idempotency": {"lease": "1s"},
+    }))
+    .await;
+    let dripping = |chunks| Script {
+        every_ms: 50,
+        chunks: Some(chunks),
+        ..Script::default()
+    };
+    // One ends within the grace though its caller has left; one would go on for much longer.
+    let (short, long) = (streamed("m-short", "hello"), streamed("m-long", "hello"));
+    gateway.once("m-short", dripping(20));
+    gateway.once("m-long", dripping(2_000));
+    let mut left = gateway
+        .keyed("short")
+        .open("POST", CHAT, Some(&short))
+        .await
+        .unwrap();
+    assert!(left.events(2).await.unwrap());
+    drop(left);
+    let mut reading = gateway
+        .keyed("long")
+        .open("POST", CHAT, Some(&long))
+        .await
+        .unwrap();
+    assert!(reading.events(2).await.unwrap());
+    gateway.lyss.terminate();
+    if let Ok(answer) = reading.whole().await {
+        assert!(!is_done(&answer), "half an answer passed for a whole one");
+    }
+    let exit = gateway.lyss.end(Duration::from_secs(15)).await;
+    assert!(exit.is_some_and(|exit| exit.success()), "{exit:?}");
+
+    gateway.lyss = gateway.setup.start().await;
+    let again = gateway.keyed("short").chat(&short).await;
+    assert!(is_replay(&again) && is_done(&again), "{}", again.json());
+    let again = gateway.keyed("long").chat(&long).await;
+    assert_eq!(code(&again), "idempotency_outcome_unknown");
+    for model in ["m-short", "m-long"] {
+        assert_eq!(gateway.served(model).len(), 1);
+    }
 }
