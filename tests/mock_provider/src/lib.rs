@@ -18,6 +18,8 @@
 //! `tests/fixtures/providers/README.md`). Over HTTP: `POST /__control` takes a
 //! [`Control`], `GET /__ledger` and `GET /__requests` give what was seen.
 //!
+//! [`MockMem0`] is a memory service of the same kind, on a port of its own.
+//!
 //! The server runs on a thread and runtime of its own, so that it works under
 //! paused clocks and in any kind of test.
 
@@ -27,6 +29,7 @@ mod conn;
 mod control;
 mod dashscope;
 mod ledger;
+mod mem0;
 mod openai;
 mod play;
 mod reply;
@@ -39,5 +42,6 @@ mod vector;
 pub use bench::Bench;
 pub use control::{Control, Rule};
 pub use ledger::{Entry, Outcome, RecordedRequest};
+pub use mem0::{Flavor, Mem0Fault, Mem0Request, MockMem0};
 pub use script::{Cut, LineEnd, Script, Stall, UsageKind};
 pub use server::{MockProvider, Options};

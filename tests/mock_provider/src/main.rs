@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lyss_mock_provider::{Bench, MockProvider, Options, Script};
+use lyss_mock_provider::{Bench, Flavor, MockMem0, MockProvider, Options, Script};
 
 /// A loopback LLM provider with OpenAI's and DashScope's wire formats.
 #[derive(Debug, Parser)]
@@ -31,6 +31,9 @@ struct Args {
     /// With --bench: chunks of a stream
     #[arg(long, default_value_t = 100)]
     chunks: usize,
+    /// Be a mem0 instead, hosted or self-hosted; it accepts the first --key
+    #[arg(long, value_parser = ["platform", "oss"])]
+    mem0: Option<String>,
     /// With --bench: pause between chunks, in milliseconds
     #[arg(long, default_value_t = 10)]
     every: u64,
@@ -38,6 +41,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(flavor) = &args.mem0 {
+        return mem0(&args, flavor);
+    }
     let bench = Bench {
         small: args.small,
         large: args.large,
@@ -55,6 +61,28 @@ fn main() -> ExitCode {
         ..Options::default()
     };
     match MockProvider::start(options) {
+        Ok(mock) => {
+            println!("listening on {}", mock.addr());
+            mock.wait();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!(
+                "mock-provider: cannot listen on port {}: {error}",
+                args.port
+            );
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn mem0(args: &Args, flavor: &str) -> ExitCode {
+    let flavor = match flavor {
+        "platform" => Flavor::Platform,
+        _ => Flavor::Oss,
+    };
+    let key = args.keys.first().map_or("", String::as_str);
+    match MockMem0::start(flavor, key, args.port) {
         Ok(mock) => {
             println!("listening on {}", mock.addr());
             mock.wait();
