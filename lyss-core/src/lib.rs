@@ -32,6 +32,9 @@ pub mod context;
 // Answers kept by idempotency key.
 pub mod idempotency;
 
+// What is remembered of users beyond a session.
+pub mod memory;
+
 // From a model name to targets.
 pub mod routing;
 

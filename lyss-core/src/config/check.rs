@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::diagnostic::nearest;
 use super::load::Extensions;
+use super::memory::Mem0Flavor;
 use super::node::Node;
 use super::provider::KNOWN_PRESETS;
 use super::reader::Findings;
-use super::session::{Mem0Flavor, StoreKind};
+use super::session::StoreKind;
 use super::value;
 use super::{AuthMode, Config, ProviderConfig};
 
@@ -62,6 +63,7 @@ pub(super) fn check(
     addresses(config, &mut at);
     auth(config, &mut at);
     stores(config, &mut at);
+    memory(config, &mut at);
     providers(config, &mut at);
     routing(config, extensions, &mut at);
     money(config, &mut at);
@@ -172,12 +174,29 @@ fn stores(config: &Config, at: &mut Checker<'_>) {
             "a Redis cluster has only database 0",
         );
     }
-    if let Some(mem0) = &config.memory.mem0
-        && mem0.flavor == Mem0Flavor::Oss
-        && mem0.base_url.is_none()
-    {
-        let message = "is missing; a self-hosted mem0 (flavor: oss) has no default address";
-        at.error(&["memory", "mem0", "base_url"], message);
+}
+
+fn memory(config: &Config, at: &mut Checker<'_>) {
+    if let Some(mem0) = &config.memory.mem0 {
+        if mem0.flavor == Mem0Flavor::Oss && mem0.base_url.is_none() {
+            let message = "is missing; a self-hosted mem0 (flavor: oss) has no default address";
+            at.error(&["memory", "mem0", "base_url"], message);
+        }
+        let keyless = mem0.api_key.as_ref().is_none_or(|key| key.is_empty());
+        if mem0.flavor == Mem0Flavor::Platform && keyless {
+            let message = "is missing; the hosted mem0 refuses every call without";
+            at.warn(&["memory", "mem0", "api_key"], message);
+        }
+    }
+    if let Some(builtin) = &config.memory.builtin {
+        if builtin.embedding_model.is_none() {
+            let message = "is missing; accepted: a model that makes embeddings, such as text-embedding-3-small";
+            at.error(&["memory", "builtin", "embedding_model"], message);
+        }
+        if config.memory.mem0.is_some() {
+            let message = "is not used: there is memory.mem0; keep one of the two";
+            at.warn(&["memory", "builtin"], message);
+        }
     }
 }
 

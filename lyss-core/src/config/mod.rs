@@ -25,6 +25,7 @@ mod env;
 mod idempotency;
 mod interpolate;
 mod load;
+mod memory;
 mod money;
 mod monitoring;
 mod node;
@@ -46,6 +47,7 @@ pub use dsn::{DsnError, PostgresSource, SslMode};
 pub use env::{Env, VARIABLES};
 pub use idempotency::IdempotencyConfig;
 pub use load::{Extensions, Loaded};
+pub use memory::{BuiltinMemoryConfig, Mem0Config, Mem0Flavor, MemoryConfig, MemoryScope};
 pub use money::{
     BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, LimitsConfig, PriceConfig,
 };
@@ -56,10 +58,7 @@ pub use routing::{
 };
 pub use secret::Secret;
 pub use server::{GrpcConfig, HttpConfig, ServerConfig, TlsConfig};
-pub use session::{
-    CompressionStrategy, Mem0Config, Mem0Flavor, MemoryConfig, SessionConcurrency, SessionConfig,
-    StoreKind,
-};
+pub use session::{CompressionStrategy, SessionConcurrency, SessionConfig, StoreKind};
 pub use value::{
     format_duration, format_size, is_loopback, parse_address, parse_duration, parse_size,
 };
@@ -142,7 +141,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("session.strategy", |c| {
         c.session.strategy != CompressionStrategy::default()
     }),
-    ("memory", |c| c.memory != MemoryConfig::default()),
     ("limits", |c| c.limits != LimitsConfig::default()),
     ("budgets", |c| !c.budgets.is_empty()),
     ("billing.prices", |c| !c.billing.prices.is_empty()),

@@ -1,9 +1,8 @@
-//! `session` and `memory`: what of a conversation is kept and sent.
+//! `session`: what of a conversation is kept and sent.
 
 use std::time::Duration;
 
 use super::reader::{Choice, Reader, Section};
-use super::secret::Secret;
 
 /// `session`.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,38 +62,6 @@ pub enum StoreKind {
     Memory,
 }
 
-/// `memory`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct MemoryConfig {
-    /// The mem0 service, when there is one.
-    pub mem0: Option<Mem0Config>,
-}
-
-/// `memory.mem0`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mem0Config {
-    /// Base URL of the service.
-    pub base_url: Option<String>,
-    /// Its key.
-    pub api_key: Option<Secret>,
-    /// Most memories that go into a prompt.
-    pub top_k: u32,
-    /// How long a recall may take before the request goes on without.
-    pub timeout: Duration,
-    /// Which of mem0's two APIs.
-    pub flavor: Mem0Flavor,
-}
-
-/// `memory.mem0.flavor`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Mem0Flavor {
-    /// The hosted service.
-    #[default]
-    Platform,
-    /// The self-hosted open-source server.
-    Oss,
-}
-
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
@@ -109,18 +76,6 @@ impl Default for SessionConfig {
             queue_timeout: Duration::from_secs(30),
             queue_max: 256,
             store: None,
-        }
-    }
-}
-
-impl Default for Mem0Config {
-    fn default() -> Self {
-        Self {
-            base_url: None,
-            api_key: None,
-            top_k: 5,
-            timeout: Duration::from_millis(500),
-            flavor: Mem0Flavor::default(),
         }
     }
 }
@@ -143,11 +98,6 @@ impl Choice for StoreKind {
     ];
 }
 
-impl Choice for Mem0Flavor {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("platform", Self::Platform), ("oss", Self::Oss)];
-}
-
 impl Section for SessionConfig {
     fn read(&mut self, r: &mut Reader<'_, '_>) {
         r.integer("max_tokens", 1..=100_000_000, &mut self.max_tokens);
@@ -165,21 +115,5 @@ impl Section for SessionConfig {
         r.duration("queue_timeout", &mut self.queue_timeout);
         r.integer("queue_max", 1..=100_000, &mut self.queue_max);
         r.choice::<StoreKind>("store", &mut self.store);
-    }
-}
-
-impl Section for MemoryConfig {
-    fn read(&mut self, r: &mut Reader<'_, '_>) {
-        r.optional("mem0", &mut self.mem0);
-    }
-}
-
-impl Section for Mem0Config {
-    fn read(&mut self, r: &mut Reader<'_, '_>) {
-        r.url("base_url", &["http", "https"], &mut self.base_url);
-        r.secret("api_key", &mut self.api_key);
-        r.integer("top_k", 1..=100, &mut self.top_k);
-        r.duration("timeout", &mut self.timeout);
-        r.choice("flavor", &mut self.flavor);
     }
 }

@@ -32,6 +32,7 @@ migrations! { POSTGRES, "postgres":
     4 "0004_sessions",
     5 "0005_session_turns",
     6 "0006_idempotency_keys",
+    7 "0007_memories",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -41,6 +42,7 @@ migrations! { SQLITE, "sqlite":
     4 "0004_sessions",
     5 "0005_session_turns",
     6 "0006_idempotency_keys",
+    7 "0007_memories",
 }
 
 /// How long an instance waits for another one's migrations.

@@ -10,6 +10,7 @@
 )]
 
 mod keys;
+mod memories;
 mod migrate;
 mod partition;
 #[cfg(feature = "postgres")]
@@ -19,6 +20,8 @@ mod rules;
 mod sqlite;
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 pub(crate) mod testing;
+
+pub(crate) use memories::NewMemory;
 
 use std::{path::PathBuf, time::Duration};
 

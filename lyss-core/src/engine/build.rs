@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result},
     gateway::RoutingRule,
     idempotency::{MemoryIdempotencyStore, SharedIdempotencyStore},
+    memory::Memory,
     provider::{
         ProviderSpec,
         registry::Registry,
@@ -70,6 +71,7 @@ pub struct EngineBuilder {
     balancers: Balancers,
     sessions: Option<SharedSessionStore>,
     idempotency: Option<SharedIdempotencyStore>,
+    memory: Option<Arc<dyn Memory>>,
 }
 
 impl EngineBuilder {
@@ -80,6 +82,7 @@ impl EngineBuilder {
             balancers: Balancers::new(),
             sessions: None,
             idempotency: None,
+            memory: None,
         }
     }
 
@@ -107,6 +110,12 @@ impl EngineBuilder {
         self
     }
 
+    /// A memory of one's own in place of the configured one; `memory.scope` and `memory.max_bytes` hold for it too.
+    pub fn memory(mut self, memory: Arc<dyn Memory>) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
     /// Builds and starts the engine; see [`Engine::start`].
     ///
     /// # Errors
@@ -119,6 +128,7 @@ impl EngineBuilder {
             balancers,
             sessions,
             idempotency,
+            memory,
         } = self;
         if config.embedded {
             find_ollama(&mut config).await;
@@ -141,6 +151,8 @@ impl EngineBuilder {
         let ledger = Ledger::open(options, Some(database.clone()))?;
         let topics = Topics::new(config.data.spool_path(), config.data.outbox_max_bytes);
         let redis = open_redis(&config).await?;
+        let durable_sessions =
+            sessions.is_some() || config.session.store != Some(StoreKind::Memory);
         let sessions = match sessions {
             Some(sessions) => sessions,
             None => open_sessions(&config, &database, redis.as_ref())?,
@@ -167,6 +179,9 @@ impl EngineBuilder {
             topics,
             idempotency,
             keys,
+            memories: ArcSwapOption::empty(),
+            own_memory: memory,
+            durable_sessions,
             limits: limits(redis.as_ref()),
             redis,
             table: ArcSwap::from_pointee(table),
@@ -187,6 +202,8 @@ impl EngineBuilder {
             tasks,
             cancel,
         });
+        let memory = super::memory::open(&inner, &inner.settings().config)?;
+        super::memory::put_into_force(&inner, memory);
         let engine = Engine(inner);
         started.disarm();
         upkeep::start(&engine).await;
@@ -205,6 +222,12 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     };
     let configured = configured(&config, &inner.registry, balancer, Some(&kept))?;
     let settings = settings(config, inner.loopback)?;
+    // The last step that can fail.
+    let memory = if settings.config.memory == old.config.memory {
+        None
+    } else {
+        Some(super::memory::open(inner, &settings.config)?)
+    };
     let strategy = |config: &Config| {
         let routing = &config.routing;
         (routing.load_balancer.clone(), routing.session_affinity)
@@ -214,6 +237,9 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     sources.checks = CancellationToken::new();
     sources.configured = configured;
     inner.settings.store(Arc::new(settings));
+    if let Some(memory) = memory {
+        super::memory::put_into_force(inner, memory);
+    }
     inner.rebuild(&sources, same_strategy);
     let accounts = sources
         .configured

@@ -170,11 +170,13 @@ impl Gateway for Engine {
 
     async fn delete_session(&self, context: CallContext, id: &str) -> Result<()> {
         let principal = self.identify(&context, None).await?;
-        self.0
-            .sessions
-            .delete(&key(&principal, id)?)
-            .await
-            .map(|_| ())
+        let key = key(&principal, id)?;
+        self.0.sessions.delete(&key).await?;
+        // Afterwards: a turn that ends in between is then found to belong to no session.
+        match self.0.memories() {
+            Some(memories) => memories.forget(&key.user_id, &key.id),
+            None => Ok(()),
+        }
     }
 
     async fn request(&self, context: CallContext, id: &str) -> Result<LogRow> {

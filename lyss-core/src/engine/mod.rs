@@ -8,6 +8,7 @@
 
 mod build;
 mod gateway;
+mod memory;
 mod upkeep;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +34,7 @@ use crate::{
     error::Result,
     gateway::RoutingRule,
     idempotency::SharedIdempotencyStore,
+    memory::{Memories, Memory},
     provider::registry::Registry,
     resilience::limit::RateLimits,
     routing::Table,
@@ -82,6 +84,12 @@ pub(crate) struct Inner {
     pub topics: Topics,
     pub idempotency: SharedIdempotencyStore,
     pub keys: Arc<KeyRing>,
+    /// The memory in use, if there is one.
+    memories: ArcSwapOption<Memories>,
+    /// A memory that the builder was given.
+    own_memory: Option<Arc<dyn Memory>>,
+    /// Whether sessions outlive the process.
+    durable_sessions: bool,
     pub limits: RateLimits,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,
@@ -257,6 +265,11 @@ impl Inner {
     /// Whether more calls run than are allowed, the asking one included.
     pub fn over_capacity(&self) -> bool {
         self.in_flight.load(Relaxed) > self.settings.load().max_in_flight
+    }
+
+    /// The memory in use.
+    pub fn memories(&self) -> Option<Arc<Memories>> {
+        self.memories.load_full()
     }
 
     /// Where work goes that outlives its caller.

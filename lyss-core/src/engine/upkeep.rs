@@ -63,7 +63,7 @@ fn start_checks(inner: &Arc<Inner>) {
 }
 
 /// Runs a task until the engine ends, whatever it is waiting for then: a database that is away must not hold up the end.
-fn spawn(inner: &Inner, task: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(inner: &Inner, task: impl Future<Output = ()> + Send + 'static) {
     let cancel = inner.cancel.clone();
     inner.tasks.spawn(async move {
         cancel.run_until_cancelled(task).await;

@@ -192,6 +192,7 @@ impl<'a> Info<'a> {
             upstream_model: Arc::from(&*self.upstream_model),
             session_id: self.session_id.map(|id| Arc::from(&*id)),
             attempts: self.attempts,
+            memory_unavailable: false,
             upstream_request_id: self.upstream_request_id.map(Cow::into_owned),
             replay_of: Some(by),
         }
@@ -253,6 +254,7 @@ mod tests {
             upstream_model: "m\n".into(),
             session_id: Some("s".into()),
             attempts: 3,
+            memory_unavailable: false,
             upstream_request_id: None,
             replay_of: None,
         }

@@ -14,7 +14,8 @@ use crate::{
     error::{Error, ErrorKind, Result, Work},
     session::{Patience, TurnLease},
     types::{
-        ChatRequest, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn, Version,
+        ChatRequest, Message, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn,
+        Version,
         reply::TextSize,
         session::{Appended, Prefix},
     },
@@ -86,11 +87,7 @@ pub(crate) async fn assemble(
     };
 
     // Leading system messages are the session's prompt: kept apart, so that a resent one replaces the stored one.
-    let lead = messages
-        .iter()
-        .take_while(|message| matches!(&*message.role(), "system" | "developer"))
-        .count();
-    let (system, rest) = messages.split_at(lead);
+    let (system, rest) = messages.split_at(leading_system(&messages));
     let system =
         (!system.is_empty()).then(|| join(system.iter().map(|message| message.0.to_bytes())));
     let (history, count) = loaded.as_ref().map_or(("", 0), |loaded| {
@@ -133,6 +130,14 @@ pub(crate) async fn assemble(
         stored,
         new,
     })))
+}
+
+/// How many messages the prompt begins with that are instructions.
+pub(super) fn leading_system(messages: &[Message]) -> usize {
+    messages
+        .iter()
+        .take_while(|message| matches!(&*message.role(), "system" | "developer"))
+        .count()
 }
 
 fn patience(inner: &Inner) -> Patience {
@@ -192,6 +197,11 @@ impl Turning {
     /// The session and its owner.
     pub fn key(&self) -> Option<&SessionKey> {
         self.0.as_ref().map(|conversation| &conversation.key)
+    }
+
+    /// What the request adds to its session; `None` without one.
+    pub fn new_messages(&self) -> Option<&[Bytes]> {
+        self.0.as_ref().map(|conversation| &*conversation.new)
     }
 
     /// Whether the request belongs to a session.

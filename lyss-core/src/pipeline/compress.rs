@@ -3,11 +3,20 @@
 
 use bytes::Bytes;
 
-use super::assemble::Turning;
-use crate::{error::Result, types::ChatRequest};
+use super::assemble::{Turning, leading_system};
+use crate::{
+    error::Result,
+    types::{ChatRequest, Message},
+};
 
 /// The request as it goes upstream.
-pub(crate) fn compress(turn: &mut Turning, mut request: ChatRequest) -> Result<ChatRequest> {
+///
+/// `memories`: the message with what is remembered of the user. It follows what stays the same between turns.
+pub(crate) fn compress(
+    turn: &mut Turning,
+    mut request: ChatRequest,
+    memories: Option<Bytes>,
+) -> Result<ChatRequest> {
     if let Some(conversation) = turn.conversation() {
         let stored = conversation.stored.iter().map(|message| &message.json);
         let messages: Vec<_> = conversation
@@ -15,8 +24,20 @@ pub(crate) fn compress(turn: &mut Turning, mut request: ChatRequest) -> Result<C
             .iter()
             .cloned()
             .chain(conversation.prefix.summary.as_ref().map(summary_message))
+            .chain(memories)
             .chain(stored.cloned())
             .chain(conversation.new.iter().cloned())
+            .collect();
+        request.set_messages(messages);
+    } else if let Some(memories) = memories {
+        let messages = request.messages()?;
+        let (system, rest) = messages.split_at(leading_system(&messages));
+        let json = |message: &Message| message.0.to_bytes();
+        let messages: Vec<_> = system
+            .iter()
+            .map(json)
+            .chain([memories])
+            .chain(rest.iter().map(json))
             .collect();
         request.set_messages(messages);
     }

@@ -15,6 +15,7 @@ use super::{
     execute::Opened,
     finish::{Record, count},
     once::Once,
+    recall::Remembering,
     turn::Reply,
 };
 use crate::{
@@ -38,6 +39,7 @@ pub(crate) struct Running {
     pub record: Record,
     pub once: Once,
     pub turn: Turning,
+    pub remembering: Remembering,
     pub request: ChatRequest,
     pub opened: Opened,
     pub target: Arc<Target>,
@@ -51,6 +53,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         record,
         once,
         turn,
+        remembering,
         request,
         opened,
         target,
@@ -61,6 +64,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         record,
         once,
         turn,
+        remembering,
         request,
         target,
         first: Some(opened.first),
@@ -142,6 +146,7 @@ struct Delivery {
     record: Record,
     once: Once,
     turn: Turning,
+    remembering: Remembering,
     request: ChatRequest,
     target: Arc<Target>,
     first: Option<ChatChunk>,
@@ -222,7 +227,7 @@ impl Delivery {
         }
         self.delivered = self.delivered.plus(chunk.delivered);
         let in_session = self.turn.in_session();
-        if in_session {
+        if in_session || self.remembering.wants_reply() {
             self.reply.push(&chunk.json());
         }
         // After the finish a chunk without choices is the usage chunk, whether its numbers are believed or not.
@@ -239,12 +244,18 @@ impl Delivery {
     }
 
     async fn store(&mut self) -> Result<()> {
-        if !self.turn.in_session() {
-            return Ok(());
-        }
-        let reply = std::mem::take(&mut self.reply).into_message()?;
         let id = self.record.request_id();
-        self.turn.append(&self.inner, id, reply).await
+        let reply = std::mem::take(&mut self.reply);
+        if self.turn.in_session() {
+            let reply = reply.into_message()?;
+            self.turn.append(&self.inner, id, reply.clone()).await?;
+            self.remembering.remember(id, &reply);
+        } else if self.remembering.wants_reply()
+            && let Ok(reply) = reply.into_message()
+        {
+            self.remembering.remember(id, &reply);
+        }
+        Ok(())
     }
 
     fn settle_usage(&mut self, otherwise: UsageSource) {

@@ -20,7 +20,7 @@ use crate::{
     telemetry::metrics::Finished,
     types::{
         ChatRequest, LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
-        log::{Attempt, Candidate, rfc3339},
+        log::{Attempt, Candidate, MemoryNote, rfc3339},
         reply::TextSize,
     },
 };
@@ -97,6 +97,18 @@ impl Record {
             decision.provider_id = Arc::clone(&info.provider);
             decision.model_name = Arc::clone(&info.upstream_model);
         }
+    }
+
+    /// Whether the memory was asked and did not answer.
+    pub fn memory_unavailable(&self) -> bool {
+        let decision = self.row.decision.as_ref();
+        let note = decision.and_then(|decision| decision.memory.as_ref());
+        note.is_some_and(|note| !matches!(&*note.outcome, "found" | "empty"))
+    }
+
+    /// Notes what the memory gave.
+    pub fn recalled(&mut self, note: MemoryNote) {
+        self.row.decision.get_or_insert_default().memory = Some(note);
     }
 
     /// Notes why each target was taken or not.

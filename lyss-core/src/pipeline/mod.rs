@@ -5,6 +5,7 @@
 //! | `admit` | who calls, may they, is there room; from here on the request makes exactly one log row |
 //! | `once` | has it been done already (`Idempotency-Key`)? Also keeps the answer before it is acknowledged |
 //! | `assemble` | loads the session and builds the message list |
+//! | `recall` | finds what is remembered of the user; after the answer it hands the turn on |
 //! | `compress` | keeps the list within the window |
 //! | `cover` | writes the intent: from here on a crash leaves a row |
 //! | `dispatch` | picks targets and retries until one answers |
@@ -24,6 +25,7 @@ mod execute;
 mod finish;
 mod history;
 mod once;
+mod recall;
 mod turn;
 
 use std::sync::{Arc, atomic::AtomicBool};
@@ -36,12 +38,12 @@ use crate::{
     error::Result,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        ReplyInfo, UsageSource, log::Purpose, reply::TextSize,
+        LogRow, RawObject, ReplyInfo, UsageSource, log::Purpose, reply::TextSize,
     },
 };
 use dispatch::{Dispatched, Need};
 use finish::Record;
-use once::Begun;
+use once::{Begun, Once};
 
 /// The endpoints, as a request's fingerprint names them.
 const CHAT: &str = "chat/completions";
@@ -68,7 +70,9 @@ pub(crate) async fn chat(
     let outcome = async {
         let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
-        let request = compress::compress(&mut turn, request)?;
+        let mut remembering =
+            recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
+        let request = compress::compress(&mut turn, request, remembering.take_block())?;
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
         once.dispatching().await?;
@@ -86,6 +90,7 @@ pub(crate) async fn chat(
         if !record.is_gone() {
             turn.append_answer(&inner, context.request_id, &value.body)
                 .await?;
+            remembering.remember_answer(context.request_id, &value.body);
         }
         Ok(ChatResponse {
             info: info(&record, &context, &target, &turn, value.upstream_request_id),
@@ -119,7 +124,9 @@ pub(crate) async fn chat_stream(
     let outcome = async {
         let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
         record.session(turn.session_id());
-        let request = compress::compress(&mut turn, request)?;
+        let mut remembering =
+            recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
+        let request = compress::compress(&mut turn, request, remembering.take_block())?;
         cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
         once.dispatching().await?;
@@ -127,12 +134,13 @@ pub(crate) async fn chat_stream(
         let dispatched =
             dispatch::dispatch(&inner, &mut record, &route, Need::Stream, turn.key(), call).await?;
         record.first_chunk();
-        Ok((turn, request, dispatched))
+        Ok((turn, remembering, request, dispatched))
     }
     .await;
     match outcome {
         Ok((
             turn,
+            remembering,
             request,
             Dispatched {
                 value,
@@ -153,6 +161,7 @@ pub(crate) async fn chat_stream(
                 record,
                 once,
                 turn,
+                remembering,
                 request,
                 opened: value,
                 target,
@@ -200,50 +209,78 @@ pub(crate) async fn embed(
     if !once.is_held() {
         record.gone_when(gone);
     }
-    let outcome = async {
-        request.input()?;
-        cover::cover(&mut record)?;
-        let route = inner.table().resolve(request.model())?;
-        once.dispatching().await?;
-        let call = |target, call| execute::embed(target, call, request.clone());
-        let Dispatched { value, target, .. } =
-            dispatch::dispatch(&inner, &mut record, &route, Need::Embeddings, None, call).await?;
-        let (usage, source) = match value.usage {
-            Some(usage) => (usage, UsageSource::Reported),
-            None => {
-                let input = request
-                    .body()
-                    .get("input")
-                    .map_or(TextSize::default(), |input| TextSize::of(input.text()));
-                let usage = crate::types::Usage {
-                    input_tokens: input.tokens(),
-                    ..Default::default()
-                };
-                (usage, UsageSource::Counted)
-            }
-        };
-        record.used(usage, source);
-        let info = ReplyInfo {
-            request_id: context.request_id,
-            provider: Arc::clone(&target.account.id),
-            upstream_model: Arc::clone(&target.upstream_model),
-            session_id: None,
-            attempts: record.attempts(),
-            upstream_request_id: value.upstream_request_id,
-            replay_of: None,
-        };
-        Ok(EmbeddingResponse {
-            info,
-            body: value.body,
-            usage,
-        })
-    }
-    .await;
+    let outcome = embedded(&inner, &context, &request, &mut record, Some(&mut once)).await;
     let answer = outcome.as_ref();
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
         .await;
     record.end(outcome.as_ref().err());
     outcome
+}
+
+/// Embeddings that the gateway itself needs for its memory. They make a row of their own, for the user.
+pub(crate) async fn embed_for_memory(
+    inner: Arc<Inner>,
+    user_id: &str,
+    session_id: Option<&str>,
+    request: EmbeddingRequest,
+) -> Result<RawObject> {
+    let context = CallContext::process(user_id);
+    let id = context.request_id;
+    let mut row = LogRow::new(id, Purpose::Embedding, request.model(), false);
+    row.user_id = user_id.into();
+    let mut record = Record::new(Arc::clone(&inner), id, context.started, row);
+    record.session(session_id);
+    let outcome = embedded(&inner, &context, &request, &mut record, None).await;
+    record.end(outcome.as_ref().err());
+    outcome.map(|answer| answer.body)
+}
+
+async fn embedded(
+    inner: &Inner,
+    context: &CallContext,
+    request: &EmbeddingRequest,
+    record: &mut Record,
+    once: Option<&mut Once>,
+) -> Result<EmbeddingResponse> {
+    request.input()?;
+    cover::cover(record)?;
+    let route = inner.table().resolve(request.model())?;
+    if let Some(once) = once {
+        once.dispatching().await?;
+    }
+    let call = |target, call| execute::embed(target, call, request.clone());
+    let Dispatched { value, target, .. } =
+        dispatch::dispatch(inner, record, &route, Need::Embeddings, None, call).await?;
+    let (usage, source) = match value.usage {
+        Some(usage) => (usage, UsageSource::Reported),
+        None => {
+            let input = request
+                .body()
+                .get("input")
+                .map_or(TextSize::default(), |input| TextSize::of(input.text()));
+            let usage = crate::types::Usage {
+                input_tokens: input.tokens(),
+                ..Default::default()
+            };
+            (usage, UsageSource::Counted)
+        }
+    };
+    record.used(usage, source);
+    let info = ReplyInfo {
+        request_id: context.request_id,
+        provider: Arc::clone(&target.account.id),
+        upstream_model: Arc::clone(&target.upstream_model),
+        session_id: None,
+        attempts: record.attempts(),
+        memory_unavailable: false,
+        upstream_request_id: value.upstream_request_id,
+        replay_of: None,
+    };
+    Ok(EmbeddingResponse {
+        info,
+        body: value.body,
+        usage,
+    })
 }
 
 fn info(
@@ -259,6 +296,7 @@ fn info(
         upstream_model: Arc::clone(&target.upstream_model),
         session_id: turn.session_id().map(Arc::from),
         attempts: record.attempts(),
+        memory_unavailable: record.memory_unavailable(),
         upstream_request_id,
         replay_of: None,
     }

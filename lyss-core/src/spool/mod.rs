@@ -11,12 +11,9 @@
 
 pub(crate) mod directory;
 pub(crate) mod frame;
-#[allow(dead_code)]
 mod outbox;
 
 pub(crate) use directory::{
     AppendError, Orphan, Segments, Spool, open_private, orphans, segment_path,
 };
-// The first topics come with the memory and the archive.
-#[allow(unused_imports)]
 pub(crate) use outbox::{Consumer, Failure, Outbox, OutboxStats, Topics};

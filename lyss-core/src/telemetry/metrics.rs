@@ -94,6 +94,7 @@ pub struct Metrics {
     reload_failures: Counter,
     outbox: Outboxes,
     idempotency: Family<OutcomeLabels, Counter>,
+    memory: MemoryCounters,
     series: RwLock<AllSeries>,
 }
 
@@ -146,6 +147,36 @@ impl Outboxes {
             "gateway_outbox_failures",
             "Attempts to hand on a record that failed",
             all.failures.clone(),
+        );
+        all
+    }
+}
+
+/// What the memory does.
+#[derive(Default)]
+struct MemoryCounters {
+    searches: Family<OutcomeLabels, Counter>,
+    foreign: Counter,
+    adds: Family<OutcomeLabels, Counter>,
+}
+
+impl MemoryCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register(
+            "gateway_memory_searches",
+            "Searches for memories: found, empty, timeout, error, paused",
+            all.searches.clone(),
+        );
+        registry.register(
+            "gateway_memory_foreign_dropped",
+            "Memories of other users that the memory answered with; they were dropped. Any is an alarm",
+            all.foreign.clone(),
+        );
+        registry.register(
+            "gateway_memory_adds",
+            "Turns handed to the memory: added, failed (tried again), withdrawn (the session was deleted), forgotten",
+            all.adds.clone(),
         );
         all
     }
@@ -262,6 +293,7 @@ impl Default for Metrics {
             "Requests with an idempotency key: claimed, replayed, not_kept, or the code of the error",
             idempotency.clone(),
         );
+        let memory = MemoryCounters::register(&mut registry);
         Self {
             registry,
             requests,
@@ -279,6 +311,7 @@ impl Default for Metrics {
             reload_failures,
             outbox,
             idempotency,
+            memory,
             series: RwLock::default(),
         }
     }
@@ -413,6 +446,23 @@ impl Metrics {
     /// A configuration was refused.
     pub fn reload_failed(&self) {
         self.reload_failures.inc();
+    }
+
+    /// A search for memories has ended.
+    pub(crate) fn memory_searched(&self, outcome: &'static str, foreign: u64) {
+        let labels = OutcomeLabels {
+            outcome: outcome.into(),
+        };
+        self.memory.searches.get_or_create(&labels).inc();
+        self.memory.foreign.inc_by(foreign);
+    }
+
+    /// A turn was handed to the memory, or not.
+    pub(crate) fn memory_added(&self, outcome: &'static str) {
+        let labels = OutcomeLabels {
+            outcome: outcome.into(),
+        };
+        self.memory.adds.get_or_create(&labels).inc();
     }
 
     /// Takes over the numbers of a topic of the outbox.

@@ -216,6 +216,23 @@ pub struct Decision {
     /// Every attempt, in order.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// What the memory gave, if it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryNote>,
+}
+
+/// What became of the search for memories.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryNote {
+    /// `found`, `empty`, or why there was none: `timeout`, `error`, `paused` (it failed several times just before).
+    pub outcome: Cow<'static, str>,
+    /// Memories that went into the prompt.
+    pub memories: u32,
+    /// Memories that were not the user's, and were dropped.
+    #[serde(default)]
+    pub foreign: u32,
+    /// How long it took, in milliseconds.
+    pub latency_ms: u64,
 }
 
 /// One target that could have served a request.

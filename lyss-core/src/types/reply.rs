@@ -26,6 +26,8 @@ pub struct ReplyInfo {
     pub session_id: Option<Arc<str>>,
     /// Number of attempts, the successful one included.
     pub attempts: u32,
+    /// Whether the memory was asked and did not answer, so that the call went on without.
+    pub memory_unavailable: bool,
     /// The provider's own request id.
     pub upstream_request_id: Option<String>,
     /// The request that did the work, where this answer is kept from it (`Idempotency-Key`).

@@ -51,4 +51,7 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
             http::HeaderValue::from_static("true"),
         );
     }
+    if info.memory_unavailable {
+        error::insert(headers, "x-lyss-memory", "unavailable");
+    }
 }

@@ -85,6 +85,7 @@ fn info(context: &CallContext) -> ReplyInfo {
         session_id: Some("s1".into()),
         attempts: 2,
         replay_of: None,
+        memory_unavailable: false,
         upstream_request_id: None,
     }
 }

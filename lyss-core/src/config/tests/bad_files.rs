@@ -248,7 +248,7 @@ server: { http: { addr: ':8000' }, grpc: { addr: '0.0.0.0:8000' } }
 auth: { mode: none }
 session: { store: redis, compression_threshold: 5000 }
 routing: { fallbacks: { a: [b], b: [c, d], d: [a] } }
-memory: { mem0: { flavor: oss } }
+memory: { mem0: { flavor: oss }, builtin: {} }
 budgets: [ { user: u, total: true, amount: '1' }, { total: true, amount: 1e3 } ]
 ",
         &[
@@ -258,6 +258,7 @@ budgets: [ { user: u, total: true, amount: '1' }, { total: true, amount: 1e3 } ]
             "g.yaml:3:49: session.compression_threshold: 5000 is above session.max_tokens (4000), so nothing would ever be compressed",
             "g.yaml:4:25: routing.fallbacks.a: the fallbacks of a lead back to it",
             "g.yaml:5:11: memory.mem0.base_url: is missing; a self-hosted mem0 (flavor: oss) has no default address",
+            "g.yaml:5:34: memory.builtin.embedding_model: is missing; accepted: a model that makes embeddings, such as text-embedding-3-small",
             "g.yaml:6:12: budgets[0]: whose budget is it? accepted: exactly one of user: NAME, key: ID, total: true",
             "g.yaml:6:74: budgets[1].amount: \"1e3\" is not a decimal amount; accepted: a decimal amount such as 10.00",
         ],

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::lines;
 use crate::config::reader::{Findings, Reader};
-use crate::config::{AuthMode, Config, Driver, Env, IdempotencyConfig, LogFormat, StoreKind, node};
+use crate::config::{
+    AuthMode, BuiltinMemoryConfig, Config, Driver, Env, IdempotencyConfig, LogFormat, Mem0Config,
+    StoreKind, node,
+};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -111,6 +114,20 @@ fn commented_values_that_claim_to_be_defaults_are() {
     assert_eq!(all.idempotency, idempotency);
     assert_eq!(all.session.keep_recent, default.session.keep_recent);
     assert_eq!(all.session.max_tokens, default.session.max_tokens);
+    let builtin = BuiltinMemoryConfig {
+        embedding_model: Some("text-embedding-3-small".into()),
+        ..BuiltinMemoryConfig::default()
+    };
+    assert_eq!(all.memory.builtin, Some(builtin));
+    let mem0 = all.memory.mem0.unwrap();
+    let platform = Mem0Config {
+        base_url: Some("https://api.mem0.ai".into()),
+        api_key: mem0.api_key.clone(),
+        ..Mem0Config::default()
+    };
+    assert_eq!(mem0, platform);
+    assert_eq!(all.memory.scope, default.memory.scope);
+    assert_eq!(all.memory.max_bytes, default.memory.max_bytes);
     assert_eq!(all.cache, default.cache);
     assert_eq!(all.monitoring.log, default.monitoring.log);
     assert_eq!(all.monitoring.prometheus, default.monitoring.prometheus);
