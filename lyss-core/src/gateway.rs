@@ -29,6 +29,12 @@ pub trait Gateway: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes up the session of a chat call that asks for a fresh one, so that its id can be told before the answer is
+    /// there. The calls do it for themselves if it was not done.
+    fn name_session(&self, request: &mut ChatRequest) {
+        let _ = request;
+    }
+
     /// A complete chat answer.
     ///
     /// # Cancellation

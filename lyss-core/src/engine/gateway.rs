@@ -42,6 +42,10 @@ impl Gateway for Engine {
         Ok(())
     }
 
+    fn name_session(&self, request: &mut ChatRequest) {
+        pipeline::name_session(&self.0, request);
+    }
+
     async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse> {
         let inner = Arc::clone(&self.0);
         let drain = self.patience(&context);

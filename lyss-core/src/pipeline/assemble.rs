@@ -56,12 +56,10 @@ pub(crate) async fn assemble(
     request_id: RequestId,
     request: &ChatRequest,
 ) -> Result<Turning> {
-    let (id, fresh) = match request.session_id() {
-        Some(NEW_SESSION) => (new_session_id(), true),
-        Some(id) => (id.to_owned(), false),
-        None if inner.settings().auto_create_sessions => (new_session_id(), true),
-        None => return Ok(Turning(None)),
+    let Some(id) = request.session_id().map(str::to_owned) else {
+        return Ok(Turning(None));
     };
+    let fresh = request.in_fresh_session();
     if request
         .body()
         .get("n")
@@ -149,6 +147,18 @@ fn patience(inner: &Inner) -> Patience {
             SessionConcurrency::Reject => Duration::ZERO,
         },
         queue_max: session.queue_max,
+    }
+}
+
+/// Makes up the session of a call that asks for a fresh one. The doors do it first, to name the session before the answer
+/// is there.
+pub(crate) fn name_session(inner: &Inner, request: &mut ChatRequest) {
+    let wanted = match request.session_id() {
+        Some(id) => id == NEW_SESSION,
+        None => inner.settings().auto_create_sessions,
+    };
+    if wanted {
+        request.set_fresh_session(new_session_id());
     }
 }
 

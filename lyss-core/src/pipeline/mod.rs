@@ -31,7 +31,7 @@ mod turn;
 use std::sync::{Arc, atomic::AtomicBool};
 
 pub(crate) use admit::{authenticate, identify};
-pub(crate) use assemble::{NEW_SESSION, new_session_id};
+pub(crate) use assemble::{NEW_SESSION, name_session, new_session_id};
 
 use crate::{
     engine::Inner,
@@ -53,9 +53,10 @@ const EMBED: &str = "embeddings";
 pub(crate) async fn chat(
     inner: Arc<Inner>,
     context: CallContext,
-    request: ChatRequest,
+    mut request: ChatRequest,
     gone: Arc<AtomicBool>,
 ) -> Result<ChatResponse> {
+    name_session(&inner, &mut request);
     let asked = admit::Asked::chat(&request);
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
     let body = request.body();
@@ -110,9 +111,10 @@ pub(crate) async fn chat(
 pub(crate) async fn chat_stream(
     inner: Arc<Inner>,
     context: CallContext,
-    request: ChatRequest,
+    mut request: ChatRequest,
     gone: Arc<AtomicBool>,
 ) -> Result<ChatStream> {
+    name_session(&inner, &mut request);
     let asked = admit::Asked::chat(&request);
     let (principal, mut record) = admit::admit(&inner, &context, asked).await?;
     let body = request.body();

@@ -25,6 +25,7 @@ pub struct ChatRequest {
     stream: bool,
     include_usage: bool,
     session_id: Option<String>,
+    fresh_session: bool,
     user_id: Option<String>,
     user: Option<String>,
 }
@@ -95,6 +96,7 @@ impl ChatRequest {
             stream,
             include_usage,
             session_id,
+            fresh_session: false,
             user_id,
             user,
         })
@@ -126,6 +128,17 @@ impl ChatRequest {
     /// The session the call belongs to (`"new"` asks for a fresh one).
     pub fn session_id(&self) -> Option<&str> {
         self.session_id.as_deref()
+    }
+
+    /// Puts the call into a session that nobody knows yet.
+    pub fn set_fresh_session(&mut self, id: String) {
+        self.session_id = Some(id);
+        self.fresh_session = true;
+    }
+
+    /// Whether the session was made up for this call.
+    pub fn in_fresh_session(&self) -> bool {
+        self.fresh_session
     }
 
     /// The gateway's `user_id` in the body: whom the call is made for.

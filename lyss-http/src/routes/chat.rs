@@ -11,15 +11,33 @@ use lyss_core::{
 use super::Call;
 use crate::{body, error, sse};
 
+/// The session of a chat call.
+const X_SESSION_ID: &str = "x-lyss-session-id";
+
 pub(super) async fn create(mut call: Call) -> Result<Response> {
     let body = call.json_body().await?;
-    let request = call.counted(ChatRequest::parse(body))?;
+    let mut request = call.counted(ChatRequest::parse(body))?;
     if request.stream() {
+        // What repeats an earlier call is in the session of that one, whatever is made up now.
+        if call.context.idempotency_key.is_none() {
+            call.app.gateway.name_session(&mut request);
+        }
+        let session = request
+            .session_id()
+            .filter(|_| call.context.idempotency_key.is_none())
+            .map(str::to_owned);
         let id = call.context.request_id;
         let gateway = Arc::clone(&call.app.gateway);
         let context = call.context;
         let opening = Box::pin(async move { gateway.chat_stream(context, request).await });
-        return sse::response(opening, id, &call.app.options).await;
+        let mut response = sse::response(opening, id, &call.app.options).await?;
+        // Also where the answer begins with comments, before anything else is known of it.
+        if let Some(session) = session
+            && !response.headers().contains_key(X_SESSION_ID)
+        {
+            error::insert(response.headers_mut(), X_SESSION_ID, &session);
+        }
+        return Ok(response);
     }
     let answer = call.app.gateway.chat(call.context, request).await?;
     Ok(unary(&answer.info, answer.body.to_segments()))
@@ -42,7 +60,7 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     error::insert(headers, "x-lyss-provider", &info.provider);
     error::insert(headers, "x-lyss-model", &info.upstream_model);
     if let Some(session) = &info.session_id {
-        error::insert(headers, "x-lyss-session-id", session);
+        error::insert(headers, X_SESSION_ID, session);
     }
     headers.insert("x-lyss-attempts", info.attempts.into());
     if info.replay_of.is_some() {
