@@ -162,7 +162,12 @@ impl Reading {
     /// # Errors
     /// The connection broke before it.
     pub async fn whole(mut self) -> Result<Answer, String> {
-        self.events(usize::MAX).await?;
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| error.to_string())?;
+            if let Ok(data) = frame.into_data() {
+                self.read.extend_from_slice(&data);
+            }
+        }
         Ok(Answer {
             status: self.status,
             headers: self.headers,

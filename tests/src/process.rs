@@ -47,6 +47,7 @@ pub struct Setup {
     /// Its configuration file.
     pub config: PathBuf,
     env: Vec<(OsString, OsString)>,
+    under: Vec<OsString>,
 }
 
 impl Setup {
@@ -73,6 +74,7 @@ impl Setup {
             dir,
             config,
             env: Vec::new(),
+            under: Vec::new(),
         }
     }
 
@@ -82,14 +84,25 @@ impl Setup {
         self
     }
 
+    /// Run by another program, which becomes it (`exec`).
+    pub fn under(mut self, program: &[impl AsRef<std::ffi::OsStr>]) -> Self {
+        self.under = program
+            .iter()
+            .map(|part| part.as_ref().to_owned())
+            .collect();
+        self
+    }
+
     /// The SQLite file of [`Setup::new`].
     pub fn sqlite(&self) -> Store {
         Store::Sqlite(self.dir.path().join("data/lyss.db"))
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut words = self.under.iter().cloned().chain([binary().into()]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
         command
+            .args(words)
             .args(args)
             .arg("--config")
             .arg(&self.config)
@@ -188,13 +201,18 @@ impl Lyss {
         client
     }
 
-    /// A client of it, without a key.
-    pub fn client(&self) -> Client {
+    /// Where it is reached.
+    pub fn address(&self) -> SocketAddr {
         let mut address = self.address.expect("`ready` was awaited");
         if address.ip().is_unspecified() {
             address.set_ip([127, 0, 0, 1].into());
         }
-        Client::new(address)
+        address
+    }
+
+    /// A client of it, without a key.
+    pub fn client(&self) -> Client {
+        Client::new(self.address())
     }
 
     /// Kills it as the kernel would (SIGKILL).
@@ -206,7 +224,7 @@ impl Lyss {
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+            .args(["-TERM", &self.pid().to_string()])
             .status()
             .expect("kill runs");
         assert!(status.success());
@@ -215,6 +233,22 @@ impl Lyss {
     /// How it ended, if it has.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The memory that it has in use now, in bytes.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .expect("a size");
+        kib.parse::<u64>().expect("a number") << 10
     }
 
     /// Waits for its end.

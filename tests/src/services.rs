@@ -93,6 +93,40 @@ impl Server {
         self.up = false;
     }
 
+    /// Stops its processes where they are: connections stay open, nothing is answered.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets its processes go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Sends a signal to the server and to the processes that it has started.
+    fn signal(&self, signal: &str) {
+        let address = self.address();
+        let (_, port) = address.rsplit_once(':').expect("a port");
+        let file = match self.script.ends_with("redis.sh") {
+            true => self.dir().join(port).join("pid"),
+            false => self.dir().join("data/postmaster.pid"),
+        };
+        let text = std::fs::read_to_string(file).expect("it runs");
+        let server = text.lines().next().expect("a process id").trim().to_owned();
+        let children = Command::new("ps")
+            .args(["-o", "pid=", "--ppid", &server])
+            .output()
+            .expect("ps runs");
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
+        let status = Command::new("kill")
+            .arg(signal)
+            .arg(&server)
+            .args(children.split_whitespace())
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+
     /// Starts it again, with its data, at the same address.
     pub fn up(&mut self) {
         let dir = self.dir.path().as_os_str();
@@ -110,6 +144,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if self.up {
+            self.thaw();
             let _ = Command::new(&self.script)
                 .arg("stop")
                 .arg(self.dir.path())

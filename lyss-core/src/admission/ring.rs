@@ -15,6 +15,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     key::{self, KeyHasher, KeyRecord},
@@ -76,6 +77,7 @@ pub struct KeyRing {
     /// Looks begun; and the latest of them that succeeded.
     begun: AtomicU64,
     succeeded: watch::Sender<u64>,
+    stopped: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -97,9 +99,13 @@ impl KeyRing {
             asked: Notify::new(),
             begun: AtomicU64::new(0),
             succeeded: watch::Sender::new(0),
+            stopped: CancellationToken::new(),
         });
         let mut first = ring.succeeded.subscribe();
-        tokio::spawn(follow(Arc::downgrade(&ring), store));
+        let (stopped, following) = (ring.stopped.clone(), follow(Arc::downgrade(&ring), store));
+        tokio::spawn(async move {
+            stopped.run_until_cancelled(following).await;
+        });
         let patience = Duration::from_secs(2);
         if timeout(patience, first.wait_for(|n| *n > 0)).await.is_err() {
             tracing::warn!(
@@ -107,6 +113,11 @@ impl KeyRing {
             );
         }
         ring
+    }
+
+    /// Follows the table no more, before the database is closed.
+    pub fn stop(&self) {
+        self.stopped.cancel();
     }
 
     /// Whether the keys have been read.

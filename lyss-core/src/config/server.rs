@@ -23,6 +23,9 @@ pub struct ServerConfig {
     pub dashboard: bool,
     /// Most calls served at once by this process; the next is answered 503 `overloaded`.
     pub max_in_flight: usize,
+    /// Bytes of events that all streams of this process may hold beyond 64 KiB each; a stream that finds no room ends
+    /// with the error `overloaded`.
+    pub stream_buffer_max: u64,
     /// Certificate and key for TLS; without it the listener speaks plain HTTP.
     pub tls: Option<TlsConfig>,
     /// Names accepted in the `Host` header; empty: every name, except that a loopback listener
@@ -71,6 +74,7 @@ impl Default for ServerConfig {
             cors: Vec::new(),
             dashboard: true,
             max_in_flight: 4096,
+            stream_buffer_max: 256 << 20,
             tls: None,
             hosts: Vec::new(),
         }
@@ -111,6 +115,11 @@ impl Section for ServerConfig {
         );
         r.boolean("dashboard", &mut self.dashboard);
         r.integer("max_in_flight", 1..=1_000_000, &mut self.max_in_flight);
+        r.size(
+            "stream_buffer_max",
+            16 << 20..=64 << 30,
+            &mut self.stream_buffer_max,
+        );
         r.optional("tls", &mut self.tls);
         r.items("hosts", "a host name without port", host, &mut self.hosts);
     }

@@ -87,7 +87,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
     let (whole, fraction, unit) = number(trimmed).ok_or("is not a size")?;
     let factor: u128 = match unit.trim() {
-        "" => return Err(format!("has no unit; did you mean {trimmed}MiB?")),
+        "" => {
+            // A large number is meant in bytes.
+            let meant = match trimmed.parse::<u64>() {
+                Ok(bytes) if bytes >= 1 << 16 => format_size(bytes),
+                _ => format!("{trimmed}MiB"),
+            };
+            return Err(format!("has no unit; did you mean {meant}?"));
+        }
         "B" => 1,
         "KB" | "kB" => 1_000,
         "MB" => 1_000_000,

@@ -32,6 +32,7 @@ use crate::{
     },
     resilience::{
         limit::{RateLimit, RateLimits},
+        stream_buffer::StreamBuffer,
         timeout::Timeouts,
     },
     routing::{Account, Table, TableParts},
@@ -168,7 +169,8 @@ impl EngineBuilder {
         let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
         let keys = KeyRing::start(store, RingTimes::default()).await;
         let balancer = balancer(&balancers, &config)?;
-        let configured = configured(&config, &registry, balancer, None)?;
+        let stream_buffer = StreamBuffer::new(config.server.stream_buffer_max);
+        let configured = configured(&config, &registry, &stream_buffer, balancer, None)?;
         let table = Table::build(&parts(&configured, Vec::new()), None);
         let inner = Arc::new(Inner {
             metrics: Metrics::default(),
@@ -183,6 +185,7 @@ impl EngineBuilder {
             own_memory: memory,
             durable_sessions,
             limits: limits(redis.as_ref()),
+            stream_buffer,
             redis,
             table: ArcSwap::from_pointee(table),
             settings: ArcSwap::from_pointee(settings(config, loopback)?),
@@ -220,7 +223,13 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
         config: &old.config,
         accounts: &sources.configured.accounts,
     };
-    let configured = configured(&config, &inner.registry, balancer, Some(&kept))?;
+    let configured = configured(
+        &config,
+        &inner.registry,
+        &inner.stream_buffer,
+        balancer,
+        Some(&kept),
+    )?;
     let settings = settings(config, inner.loopback)?;
     // The last step that can fail.
     let memory = if settings.config.memory == old.config.memory {
@@ -236,6 +245,9 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     sources.checks.cancel();
     sources.checks = CancellationToken::new();
     sources.configured = configured;
+    inner
+        .stream_buffer
+        .resize(settings.config.server.stream_buffer_max);
     inner.settings.store(Arc::new(settings));
     if let Some(memory) = memory {
         super::memory::put_into_force(inner, memory);
@@ -450,6 +462,7 @@ struct Kept<'a> {
 fn configured(
     config: &Config,
     registry: &Registry,
+    stream_buffer: &StreamBuffer,
     balancer: BalancerFactory,
     kept: Option<&Kept<'_>>,
 ) -> Result<Configured> {
@@ -477,7 +490,7 @@ fn configured(
         });
         let own = match same.and_then(|kept| kept.accounts.get(&id)) {
             Some(accounts) => accounts.clone(),
-            None => accounts_of(&id, provider, config, registry)?,
+            None => accounts_of(&id, provider, config, registry, stream_buffer)?,
         };
         for (public, upstream) in &provider.models {
             named_models.push(RoutingRule {
@@ -523,6 +536,7 @@ fn accounts_of(
     provider: &ProviderConfig,
     config: &Config,
     registry: &Registry,
+    stream_buffer: &StreamBuffer,
 ) -> Result<Vec<Arc<Account>>> {
     let routing = &config.routing;
     let transport: Arc<dyn HttpTransport> = Arc::new(HyperTransport::new(&TransportConfig {
@@ -573,6 +587,7 @@ fn accounts_of(
             if let Some(most) = provider.max_event {
                 spec.max_event = usize::try_from(most).unwrap_or(usize::MAX);
             }
+            spec.stream_buffer = stream_buffer.clone();
             Ok(Arc::new(Account {
                 id: Arc::clone(id),
                 key,

@@ -36,7 +36,7 @@ use crate::{
     idempotency::SharedIdempotencyStore,
     memory::{Memories, Memory},
     provider::registry::Registry,
-    resilience::limit::RateLimits,
+    resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
     session::{SharedSessionStore, TurnQueue},
     spool::Topics,
@@ -91,6 +91,7 @@ pub(crate) struct Inner {
     /// Whether sessions outlive the process.
     durable_sessions: bool,
     pub limits: RateLimits,
+    pub stream_buffer: StreamBuffer,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,
     settings: ArcSwap<Settings>,
@@ -185,6 +186,8 @@ impl Engine {
         for (topic, stats) in self.0.topics.stats() {
             self.0.metrics.outbox(topic, &stats);
         }
+        self.0.metrics.limited_alone(self.0.limits.alone());
+        self.0.metrics.stream_buffer(self.0.stream_buffer.used());
         self.0
             .metrics
             .encode(spool.waiting_records, spool.dead_letters)
@@ -204,6 +207,7 @@ impl Engine {
         }
         self.0.topics.close(OUTBOX_PATIENCE).await;
         self.0.cancel.cancel();
+        self.0.keys.stop();
         self.0.sources.lock().checks.cancel();
         self.0.tasks.close();
         if tokio::time::timeout(Duration::from_secs(2), self.0.tasks.wait())

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     engine::Inner,
     error::{Error, ErrorKind, Result, Work},
-    resilience::timeout::Paced,
+    resilience::{stream_buffer::Share, timeout::Paced},
     routing::{InFlight, Target},
     types::{
         ChatChunk, ChatRequest, Usage, UsageSource,
@@ -59,6 +59,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         target,
         in_flight,
     } = running;
+    let kept = inner.stream_buffer.share();
     let delivery = Delivery {
         inner,
         record,
@@ -74,6 +75,8 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         delivered: TextSize::default(),
         reply: Reply::default(),
         held: VecDeque::new(),
+        held_bytes: 0,
+        kept,
         finished: false,
         over: false,
     };
@@ -156,6 +159,9 @@ struct Delivery {
     delivered: TextSize,
     reply: Reply,
     held: VecDeque<ChatChunk>,
+    held_bytes: usize,
+    /// What the reply and the held chunks take of the budget of all streams.
+    kept: Share,
     /// Whether a `finish_reason` has come.
     finished: bool,
     /// Whether the row is written.
@@ -172,22 +178,9 @@ impl Delivery {
                 Some(first) => Some(Ok(first)),
                 None => self.rest.next().await,
             };
-            match item {
-                Some(Ok(chunk)) => {
-                    if let Some(chunk) = self.pass(chunk) {
-                        self.once.send(&chunk);
-                        return Some(Ok(chunk));
-                    }
-                }
-                Some(Err(error)) => {
-                    // Some of it has been delivered, so it has been worked on.
-                    let error = error.with_work(Work::Unknown);
-                    self.target.account.health.failed(&error);
-                    self.settle_usage(UsageSource::Partial);
-                    self.once.settle_stream(Some(&error)).await;
-                    self.end(Err(error.kind()), |record| record.end(Some(&error)));
-                    return Some(Err(error));
-                }
+            let passed = match item {
+                Some(Ok(chunk)) => self.pass(chunk),
+                Some(Err(error)) => Err(error),
                 None => {
                     self.target.account.health.succeeded();
                     self.settle_usage(UsageSource::Counted);
@@ -205,6 +198,23 @@ impl Delivery {
                             return Some(Err(error));
                         }
                     }
+                    continue;
+                }
+            };
+            match passed {
+                Ok(Some(chunk)) => {
+                    self.once.send(&chunk);
+                    return Some(Ok(chunk));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // Some of it has been delivered, so it has been worked on.
+                    let error = error.with_work(Work::Unknown);
+                    self.target.account.health.failed(&error);
+                    self.settle_usage(UsageSource::Partial);
+                    self.once.settle_stream(Some(&error)).await;
+                    self.end(Err(error.kind()), |record| record.end(Some(&error)));
+                    return Some(Err(error));
                 }
             }
         }
@@ -221,7 +231,10 @@ impl Delivery {
     }
 
     /// Reads what a chunk says; gives it back unless it is held back or not for the caller.
-    fn pass(&mut self, chunk: ChatChunk) -> Option<ChatChunk> {
+    ///
+    /// # Errors
+    /// `overloaded` if all streams together hold too much.
+    fn pass(&mut self, chunk: ChatChunk) -> Result<Option<ChatChunk>> {
         if let Some(usage) = chunk.usage {
             self.usage = Some(usage);
         }
@@ -234,13 +247,26 @@ impl Delivery {
         let is_usage = chunk.without_choices && (chunk.usage.is_some() || self.finished);
         self.finished |= chunk.finish;
         if is_usage && !self.request.include_usage() {
-            return None;
+            return Ok(None);
         }
-        if (in_session || self.once.is_held()) && self.finished {
+        let chunk = chunk.held_in(&self.inner.stream_buffer)?;
+        if !in_session && !self.once.is_held() {
+            return Ok(Some(chunk));
+        }
+        let hold_back = self.finished;
+        if hold_back {
+            self.held_bytes += chunk.frame().len();
+        }
+        let reply = match in_session {
+            true => self.delivered.most_bytes(),
+            false => 0,
+        };
+        self.kept.hold(self.held_bytes.saturating_add(reply))?;
+        if hold_back {
             self.held.push_back(chunk);
-            return None;
+            return Ok(None);
         }
-        Some(chunk)
+        Ok(Some(chunk))
     }
 
     async fn store(&mut self) -> Result<()> {

@@ -18,6 +18,7 @@ use secrecy::SecretString;
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    resilience::stream_buffer::StreamBuffer,
     types::{
         ChatRequest, EmbeddingRequest, Model, RawObject, RequestId, Usage, reply::ChunkStream,
     },
@@ -146,6 +147,8 @@ pub struct ProviderSpec {
     pub max_event: usize,
     /// The largest answer that is not a stream, in bytes.
     pub max_answer: usize,
+    /// The budget of all streams of the engine; unlimited by default.
+    pub stream_buffer: StreamBuffer,
 }
 
 impl ProviderSpec {
@@ -166,6 +169,7 @@ impl ProviderSpec {
             transport,
             max_event: Self::MAX_EVENT,
             max_answer: Self::MAX_ANSWER,
+            stream_buffer: StreamBuffer::default(),
         }
     }
 }

@@ -10,7 +10,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    resilience::stream_buffer::{FREE, Share, StreamBuffer},
+};
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -58,6 +61,8 @@ pub struct Decoder {
     /// How many bytes of a byte order mark have been seen; `BOM.len()` once that is settled.
     bom: usize,
     failed: bool,
+    /// What `begun` takes of the budget of all streams.
+    share: Option<Share>,
 }
 
 impl Decoder {
@@ -72,7 +77,14 @@ impl Decoder {
             skip_lf: false,
             bom: 0,
             failed: false,
+            share: None,
         }
+    }
+
+    /// Counts the parts of events against the budget of all streams; an event that finds no room in it is an error.
+    pub fn within(mut self, buffer: &StreamBuffer) -> Self {
+        self.share = Some(buffer.share());
+        self
     }
 
     /// Takes a piece of the body.
@@ -96,7 +108,7 @@ impl Decoder {
         if self.failed {
             return None;
         }
-        parse(std::mem::take(&mut self.begun).freeze()).map(Ok)
+        parse(self.take()).map(Ok)
     }
 
     fn settle_bom(&mut self) {
@@ -145,10 +157,39 @@ impl Decoder {
         }
     }
 
-    fn fail(&mut self) -> Error {
+    /// Puts what has come of an event to what there is of it.
+    fn keep(&mut self, piece: &[u8]) -> Result<()> {
+        self.hold(self.begun.len() + piece.len())?;
+        self.begun.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// The event that has been put together.
+    fn take(&mut self) -> Bytes {
+        // What remains of a large allocation would live on with the stream, and nobody would count it.
+        let block = match self.begun.capacity() > FREE {
+            true => std::mem::take(&mut self.begun),
+            false => self.begun.split(),
+        };
+        let _ = self.hold(0); // giving back never fails
+        block.freeze()
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        self.share
+            .as_mut()
+            .map_or(Ok(()), |share| share.hold(bytes))
+    }
+
+    fn fail(&mut self, error: Error) -> Error {
         self.failed = true;
         self.begun = BytesMut::new();
         self.piece = Bytes::new();
+        let _ = self.hold(0);
+        error
+    }
+
+    fn too_large(&self) -> Error {
         let limit = self.max_event - FRAMING;
         Error::new(
             ErrorKind::UpstreamInvalidResponse,
@@ -164,16 +205,19 @@ impl Iterator for Decoder {
         while !self.piece.is_empty() {
             let end = self.end_of_event();
             if self.begun.len() + self.searched > self.max_event {
-                return Some(Err(self.fail()));
+                let error = self.too_large();
+                return Some(Err(self.fail(error)));
             }
             let piece = self.piece.split_to(self.searched);
             self.searched = 0;
             let block = if end.is_some() && self.begun.is_empty() {
                 piece
             } else {
-                self.begun.extend_from_slice(&piece);
+                if let Err(error) = self.keep(&piece) {
+                    return Some(Err(self.fail(error)));
+                }
                 end?;
-                self.begun.split().freeze()
+                self.take()
             };
             if let Some(event) = parse(block) {
                 return Some(Ok(event));

@@ -200,3 +200,39 @@ proptest! {
         prop_assert_eq!(read, expected);
     }
 }
+
+#[test]
+fn parts_of_events_are_counted_against_the_budget_of_all_streams() {
+    use crate::resilience::stream_buffer::{FREE, StreamBuffer};
+    let buffer = StreamBuffer::new(100_000);
+    let decoder = || Decoder::new(1 << 20).within(&buffer);
+    let part = |bytes: usize| Bytes::from(["data: ", &"x".repeat(bytes)].concat());
+
+    let mut first = decoder();
+    first.push(part(FREE + 90_000));
+    assert!(first.next().is_none());
+    assert_eq!(buffer.used(), 90_006);
+
+    let mut second = decoder();
+    second.push(part(FREE + 20_000));
+    let error = second.next().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    second.push(Bytes::from_static(b"\n\n"));
+    assert!(second.next().is_none() && second.finish().is_none());
+    assert_eq!(buffer.used(), 90_006);
+
+    let mut small = decoder();
+    small.push(part(1000));
+    assert!(small.next().is_none());
+    small.push(Bytes::from_static(b"\n\n"));
+    assert_eq!(small.next().unwrap().unwrap().data.len(), 1000);
+
+    first.push(Bytes::from_static(b"\n\n"));
+    assert_eq!(first.next().unwrap().unwrap().data.len(), FREE + 90_000);
+    assert_eq!(buffer.used(), 0, "a whole event is its receiver's");
+    let mut third = decoder();
+    third.push(part(FREE + 90_000));
+    assert!(third.next().is_none());
+    drop(third);
+    assert_eq!(buffer.used(), 0);
+}

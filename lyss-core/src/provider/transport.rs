@@ -39,6 +39,9 @@ use crate::{
     types::Segments,
 };
 
+/// What is read ahead of one HTTP/1.1 answer, and the largest head of one.
+const READ_AHEAD: usize = 128 << 10;
+
 /// The body of an answer: pieces as they arrive. Dropping it closes or resets the exchange.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
@@ -130,6 +133,8 @@ impl HyperTransport {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(config.pool_max_idle)
             .pool_idle_timeout(config.pool_idle_timeout)
+            // What a slow reader leaves unread of one answer.
+            .http1_max_buf_size(READ_AHEAD)
             // Finds a connection whose other end is gone without a word.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(10))

@@ -6,4 +6,5 @@
 pub mod health;
 pub mod limit;
 pub mod retry;
+pub mod stream_buffer;
 pub mod timeout;

@@ -88,8 +88,10 @@ pub struct Metrics {
     provider_up: Family<ProviderLabels, Gauge>,
     retries: Family<ProviderLabels, Counter>,
     rate_limited: Family<ProviderLabels, Counter>,
+    limited_alone: Counter<u64, AtomicU64>,
     refused: Family<CodeLabels, Counter>,
     spool_records: Gauge<i64>,
+    stream_buffer: Gauge<i64>,
     dead_letters: Counter<u64, AtomicU64>,
     reload_failures: Counter,
     outbox: Outboxes,
@@ -262,6 +264,12 @@ impl Default for Metrics {
             "Calls that a provider's 429 or our max_rps kept from it",
             rate_limited.clone(),
         );
+        let limited_alone = Counter::default();
+        registry.register(
+            "gateway_rate_limit_local_decisions",
+            "Calls whose max_rps this instance counted alone, because Redis did not answer in time",
+            limited_alone.clone(),
+        );
         let refused = Family::<CodeLabels, Counter>::default();
         registry.register(
             "gateway_refused_requests",
@@ -273,6 +281,12 @@ impl Default for Metrics {
             "gateway_log_spool_records",
             "Log rows waiting for the database",
             spool_records.clone(),
+        );
+        let stream_buffer = Gauge::default();
+        registry.register(
+            "gateway_stream_buffer_bytes",
+            "Bytes of large events that streams hold (`server.stream_buffer_max`)",
+            stream_buffer.clone(),
         );
         let dead_letters = Counter::default();
         registry.register(
@@ -305,8 +319,10 @@ impl Default for Metrics {
             provider_up,
             retries,
             rate_limited,
+            limited_alone,
             refused,
             spool_records,
+            stream_buffer,
             dead_letters,
             reload_failures,
             outbox,
@@ -494,6 +510,18 @@ impl Metrics {
                 outcome: outcome.into(),
             })
             .inc();
+    }
+
+    /// Takes over how many calls were counted without Redis.
+    pub fn limited_alone(&self, calls: u64) {
+        let known = self.limited_alone.get();
+        self.limited_alone.inc_by(calls.saturating_sub(known));
+    }
+
+    /// Takes over how many bytes of the streams' budget are taken.
+    pub fn stream_buffer(&self, bytes: u64) {
+        self.stream_buffer
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// All metrics as OpenMetrics text. `spool_records` and `dead_letters` are read at this moment.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 use super::{call::RequestId, raw::RawObject, usage::Usage};
-use crate::error::Result;
+use crate::{error::Result, resilience::stream_buffer::StreamBuffer};
 
 /// What the gateway says about an answer (the `x-lyss-*` headers).
 #[derive(Debug, Clone)]
@@ -96,6 +96,12 @@ impl TextSize {
         }
     }
 
+    /// The most bytes that the text can have.
+    pub fn most_bytes(self) -> usize {
+        let bytes = self.ascii.saturating_add(self.other.saturating_mul(4));
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
     /// An estimate of the tokens: four ASCII characters or one other character a token, rounded up. It is used only
     /// where a provider reports nothing, and such rows say `counted` or `partial`.
     pub fn tokens(self) -> u64 {
@@ -132,6 +138,15 @@ impl ChatChunk {
             without_choices: false,
             delivered: TextSize::default(),
         }
+    }
+
+    /// Counts the event as held until its bytes are written or dropped.
+    ///
+    /// # Errors
+    /// `overloaded` if there is no room for it.
+    pub(crate) fn held_in(mut self, buffer: &StreamBuffer) -> Result<Self> {
+        self.frame = buffer.hold(self.frame)?;
+        Ok(self)
     }
 
     /// The event as it goes on the wire.

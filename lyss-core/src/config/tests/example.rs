@@ -76,6 +76,10 @@ fn commented_values_that_claim_to_be_defaults_are() {
     assert_eq!(all.server.http, default.server.http);
     assert_eq!(all.server.grpc, default.server.grpc);
     assert_eq!(all.server.max_in_flight, default.server.max_in_flight);
+    assert_eq!(
+        all.server.stream_buffer_max,
+        default.server.stream_buffer_max
+    );
     assert_eq!(all.server.max_body, default.server.max_body);
     assert_eq!(all.data.spool_max_bytes, default.data.spool_max_bytes);
     assert_eq!(all.data.outbox_max_bytes, default.data.outbox_max_bytes);

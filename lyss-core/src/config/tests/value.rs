@@ -56,6 +56,7 @@ fn sizes() {
     }
     for (text, why) in [
         ("32", "has no unit; did you mean 32MiB?"),
+        ("41943040", "has no unit; did you mean 40MiB?"),
         ("32M", "has the unknown unit \"M\""),
         ("x", "is not a size"),
         ("18446744073709551615GiB", "is too large"),

@@ -65,10 +65,10 @@ impl From<Bytes> for Frame {
 }
 
 impl Source {
-    pub(super) fn new(body: BodyStream, max_event: usize) -> Self {
+    pub(super) fn new(body: BodyStream, decoder: Decoder) -> Self {
         Self {
             body,
-            decoder: Decoder::new(max_event),
+            decoder,
             ended: false,
         }
     }

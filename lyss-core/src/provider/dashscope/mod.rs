@@ -51,10 +51,12 @@ use self::{
 };
 use super::{
     Capabilities, Completion, CompletionStream, Provider, ProviderCall, ProviderSpec,
+    sse::Decoder,
     transport::{BodyStream, HttpTransport, collect},
 };
 use crate::{
     error::{Error, ErrorKind, Result, Work},
+    resilience::stream_buffer::StreamBuffer,
     types::{ChatRequest, EmbeddingRequest, Model, RequestId, Segments},
 };
 
@@ -75,6 +77,7 @@ pub struct DashScope {
     transport: Arc<dyn HttpTransport>,
     max_event: usize,
     max_answer: usize,
+    stream_buffer: StreamBuffer,
     learned: RwLock<HashMap<String, Learned>>,
 }
 
@@ -93,6 +96,10 @@ struct Accepted {
 }
 
 impl DashScope {
+    fn decoder(&self) -> Decoder {
+        Decoder::new(self.max_event).within(&self.stream_buffer)
+    }
+
     /// Makes the provider of a specification.
     ///
     /// # Errors
@@ -104,6 +111,7 @@ impl DashScope {
             transport: spec.transport,
             max_event: spec.max_event,
             max_answer: spec.max_answer,
+            stream_buffer: spec.stream_buffer,
             learned: RwLock::default(),
         }))
     }
@@ -200,18 +208,14 @@ impl DashScope {
             None => stream,
         };
         let answer = if is_stream {
-            Opened::read(
-                Source::new(body, self.max_event),
-                frames,
-                &self.config.secrets,
-            )
-            .await?
+            let source = Source::new(body, self.decoder());
+            Opened::read(source, frames, &self.config.secrets).await?
         } else {
             let body = collect(body, self.max_answer).await?;
             if stream && !body.trim_ascii_start().starts_with(b"{") {
                 // Events under another name, as it labels its refusals.
                 let body = futures::stream::iter([Ok(body)]).boxed();
-                let source = Source::new(body, self.max_event);
+                let source = Source::new(body, self.decoder());
                 Opened::read(source, frames, &self.config.secrets).await?
             } else {
                 let first = frames.read_whole(body, &self.config.secrets)?;

@@ -26,10 +26,12 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use self::config::Settings;
 use super::{
     Capabilities, Completion, CompletionStream, Provider, ProviderCall, ProviderSpec,
+    sse::Decoder,
     transport::{BodyStream, HttpTransport, collect},
 };
 use crate::{
     error::{Error, ErrorKind, Result, Work},
+    resilience::stream_buffer::StreamBuffer,
     types::{ChatRequest, EmbeddingRequest, Model, Segments},
 };
 
@@ -45,6 +47,7 @@ pub struct OpenAi {
     transport: Arc<dyn HttpTransport>,
     max_event: usize,
     max_answer: usize,
+    stream_buffer: StreamBuffer,
 }
 
 impl OpenAi {
@@ -58,6 +61,7 @@ impl OpenAi {
             transport: spec.transport,
             max_event: spec.max_event,
             max_answer: spec.max_answer,
+            stream_buffer: spec.stream_buffer,
         }))
     }
 
@@ -156,7 +160,7 @@ impl Provider for OpenAi {
         }
         let chunks = stream::Chunks::new(
             body,
-            self.max_event,
+            Decoder::new(self.max_event).within(&self.stream_buffer),
             include_usage,
             choices.unwrap_or(1),
             self.settings.secrets.clone(),

@@ -59,14 +59,14 @@ enum Found {
 impl Chunks {
     pub(super) fn new(
         body: BodyStream,
-        max_event: usize,
+        decoder: Decoder,
         include_usage: bool,
         choices: u64,
         secrets: Arc<[SecretString]>,
     ) -> Self {
         Self {
             body,
-            decoder: Decoder::new(max_event),
+            decoder,
             include_usage,
             unfinished: choices.max(1),
             secrets,

@@ -12,10 +12,16 @@ fn pieces(pieces: Vec<Bytes>) -> BodyStream {
 /// All that a body yields; it never waits, since the body is there.
 fn read(stream: &str, include_usage: bool) -> Vec<Result<ChatChunk>> {
     let body = pieces(vec![Bytes::copy_from_slice(stream.as_bytes())]);
-    Chunks::new(body, 1 << 20, include_usage, 1, Arc::default())
-        .collect::<Vec<_>>()
-        .now_or_never()
-        .unwrap()
+    Chunks::new(
+        body,
+        Decoder::new(1 << 20),
+        include_usage,
+        1,
+        Arc::default(),
+    )
+    .collect::<Vec<_>>()
+    .now_or_never()
+    .unwrap()
 }
 
 fn frames(found: &[Result<ChatChunk>]) -> Vec<String> {
@@ -116,7 +122,7 @@ fn a_choice_in_an_unknown_form_is_passed_on() {
 fn an_untouched_event_is_not_copied() {
     let piece = Bytes::from(format!("data: {DELTA}\n\ndata: [DONE]\n\n"));
     let body = pieces(vec![piece.clone()]);
-    let mut chunks = Chunks::new(body, 1 << 20, true, 1, Arc::default());
+    let mut chunks = Chunks::new(body, Decoder::new(1 << 20), true, 1, Arc::default());
     let chunk = chunks.next().now_or_never().unwrap().unwrap().unwrap();
     assert_eq!(chunk.frame().as_ptr(), piece.as_ptr());
 }
@@ -150,7 +156,7 @@ fn the_end_must_be_said() {
         assert_eq!(last.retry(), expected, "{stream}");
     }
     let body = pieces(vec![format!("data: {FINISH}\n\n").into()]);
-    let two = Chunks::new(body, 1 << 20, true, 2, Arc::default());
+    let two = Chunks::new(body, Decoder::new(1 << 20), true, 2, Arc::default());
     let found: Vec<_> = two.collect::<Vec<_>>().now_or_never().unwrap();
     assert_eq!(
         frames(&found),
@@ -190,7 +196,7 @@ fn errors_end_the_stream() {
         assert_eq!(frames(&found), [DELTA, code], "{event}");
     }
     let body = pieces(vec![Bytes::from_static(b"data: {\"a\":\"\xff\"}\n\n")]);
-    let found: Vec<_> = Chunks::new(body, 1 << 20, true, 1, Arc::default())
+    let found: Vec<_> = Chunks::new(body, Decoder::new(1 << 20), true, 1, Arc::default())
         .collect::<Vec<_>>()
         .now_or_never()
         .unwrap();
@@ -216,7 +222,7 @@ async fn a_provider_that_stays_after_done_delays_the_end_only_shortly() {
     let said = futures::stream::iter([Ok(Bytes::from_static(b"data: [DONE]\n\n"))]);
     let body: BodyStream = Box::pin(said.chain(futures::stream::pending()));
     let start = std::time::Instant::now();
-    let chunks = Chunks::new(body, 1 << 20, true, 1, Arc::default());
+    let chunks = Chunks::new(body, Decoder::new(1 << 20), true, 1, Arc::default());
     assert!(chunks.collect::<Vec<_>>().await.is_empty());
     assert!((LINGER..LINGER * 40).contains(&start.elapsed()));
 }

@@ -7,7 +7,10 @@
 mod shared;
 mod window;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
@@ -75,6 +78,7 @@ fn encoded(text: &str) -> String {
 pub struct RateLimits {
     #[cfg(feature = "redis")]
     shared: Option<shared::SharedWindows>,
+    alone: AtomicU64,
 }
 
 impl RateLimits {
@@ -83,6 +87,7 @@ impl RateLimits {
     pub fn shared(redis: crate::redis::RedisHandle) -> Self {
         Self {
             shared: Some(shared::SharedWindows::new(redis)),
+            ..Self::default()
         }
     }
 
@@ -101,14 +106,25 @@ impl RateLimits {
             }
         }
         #[cfg(feature = "redis")]
-        if let Some(shared) = self.shared.as_ref().filter(|_| !limits.is_empty())
-            && let Some((full, pause)) = shared.take(limits).await
-        {
-            full.full_for(now, pause);
-            give_back(limits, now);
-            return false;
+        if let Some(shared) = self.shared.as_ref().filter(|_| !limits.is_empty()) {
+            match shared.take(limits).await {
+                shared::Told::Taken => {}
+                shared::Told::Full(full, pause) => {
+                    full.full_for(now, pause);
+                    give_back(limits, now);
+                    return false;
+                }
+                shared::Told::Nothing => {
+                    self.alone.fetch_add(1, Relaxed);
+                }
+            }
         }
         true
+    }
+
+    /// How many calls were counted by this instance alone because Redis did not answer in time.
+    pub fn alone(&self) -> u64 {
+        self.alone.load(Relaxed)
     }
 }
 

@@ -27,6 +27,17 @@ pub(super) struct SharedWindows {
     take: Script,
 }
 
+/// What is known of a call's places.
+#[derive(Debug)]
+pub(super) enum Told<'a> {
+    /// They are taken.
+    Taken,
+    /// None is: this window is full for so long.
+    Full(&'a RateLimit, Duration),
+    /// Redis did not answer in time.
+    Nothing,
+}
+
 /// What Redis said.
 enum Answer {
     /// The places are taken, at this time of Redis.
@@ -44,9 +55,8 @@ impl SharedWindows {
         }
     }
 
-    /// Takes a place in each window or in none; the one that is full and for how long, if one is. `None` also when
-    /// Redis does not answer in time.
-    pub async fn take<'a>(&self, limits: &[&'a RateLimit]) -> Option<(&'a RateLimit, Duration)> {
+    /// Takes a place in each window or in none.
+    pub async fn take<'a>(&self, limits: &[&'a RateLimit]) -> Told<'a> {
         let taking = async {
             if self.redis.is_cluster() {
                 self.one_by_one(limits).await
@@ -55,9 +65,12 @@ impl SharedWindows {
             }
         };
         match timeout(self.patience, taking).await {
-            Ok(Ok(Answer::Full(index, pause))) => limits.get(index).map(|limit| (*limit, pause)),
+            Ok(Ok(Answer::Taken(_))) => Told::Taken,
+            Ok(Ok(Answer::Full(index, pause))) => limits
+                .get(index)
+                .map_or(Told::Nothing, |limit| Told::Full(limit, pause)),
             // A place that was taken and not heard of is free again after a window's length.
-            Ok(Ok(Answer::Taken(_)) | Err(_)) | Err(_) => None,
+            Ok(Err(_)) | Err(_) => Told::Nothing,
         }
     }
 

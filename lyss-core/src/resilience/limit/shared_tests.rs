@@ -66,6 +66,7 @@ async fn starts(one: SharedWindows, two: SharedWindows, most: u32, span: Duratio
     for windows in [one, two] {
         let limits = Arc::new(RateLimits {
             shared: Some(windows),
+            ..RateLimits::default()
         });
         // Each instance has its own idea of the limit, as two processes have.
         let limit = Arc::new(RateLimit::of_provider(&id, most));
@@ -130,10 +131,15 @@ async fn a_place_in_both_windows_or_in_none() {
     for windows in [single().await, cluster().await] {
         let (rule, provider) = (limit(5), limit(2));
         for _ in 0..2 {
-            assert!(windows.take(&[&rule, &provider]).await.is_none());
+            assert!(matches!(
+                windows.take(&[&rule, &provider]).await,
+                Told::Taken
+            ));
         }
         for _ in 0..3 {
-            let (full, pause) = windows.take(&[&rule, &provider]).await.unwrap();
+            let Told::Full(full, pause) = windows.take(&[&rule, &provider]).await else {
+                panic!("there is no place");
+            };
             assert!(std::ptr::eq(full, &provider));
             assert!(
                 pause <= WINDOW + TEST_PATIENCE && pause > WINDOW / 2,
@@ -173,6 +179,7 @@ async fn an_instance_counts_alone_while_redis_is_away() {
     .await;
     let limits = RateLimits {
         shared: Some(windows),
+        ..RateLimits::default()
     };
     let limit = limit(3);
     let begin = Instant::now();
@@ -180,6 +187,7 @@ async fn an_instance_counts_alone_while_redis_is_away() {
         assert!(limits.take(&[&limit]).await);
     }
     assert!(!limits.take(&[&limit]).await);
+    assert_eq!(limits.alone(), 3);
     assert!(
         begin.elapsed() < Duration::from_millis(50),
         "it is not waited for"
