@@ -7,7 +7,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -84,6 +84,7 @@ struct Inner {
     /// Set while a probe task runs: commands fail at once.
     open: AtomicBool,
     advised: AtomicBool,
+    interruptions: AtomicU64,
     reached: watch::Sender<bool>,
 }
 
@@ -97,6 +98,13 @@ enum Target {
 pub(crate) struct Failure(Box<dyn std::error::Error + Send + Sync>);
 
 impl Failure {
+    /// Whether Redis answered, and did not want to.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    fn is_refusal(&self) -> bool {
+        let error = self.0.downcast_ref::<RedisError>();
+        error.is_some_and(|error| !is_outage(error))
+    }
+
     /// The failure as an error of a kind. The cause goes to the logs only.
     pub(crate) fn into_error(self, kind: ErrorKind, message: &'static str) -> Error {
         Error::new(kind, message).with_source(self.0)
@@ -122,6 +130,7 @@ impl RedisHandle {
             failures: AtomicU32::new(0),
             open: AtomicBool::new(true),
             advised: AtomicBool::new(false),
+            interruptions: AtomicU64::new(0),
             reached: watch::Sender::new(false),
         }));
         let mut reached = handle.0.reached.subscribe();
@@ -138,6 +147,12 @@ impl RedisHandle {
         matches!(self.0.target, Target::Cluster(_))
     }
 
+    /// How many commands found no connection or no answer: while the number stays the same, so does the server.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn interruptions(&self) -> u64 {
+        self.0.interruptions.load(Ordering::Acquire)
+    }
+
     /// Whether Redis answers.
     ///
     /// # Errors
@@ -149,6 +164,19 @@ impl RedisHandle {
             .map_err(|failure| {
                 failure.into_error(ErrorKind::StoreUnavailable, "redis does not answer")
             })
+    }
+
+    /// What the server says of itself; `None` if it may not be asked.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) async fn info(&self) -> Result<Option<String>, Failure> {
+        let value: Value = match self.command(&::redis::cmd("INFO")).await {
+            Ok(value) => value,
+            Err(failure) if failure.is_refusal() => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let mut text = String::new();
+        collect_text(&value, &mut text);
+        Ok(Some(text))
     }
 
     /// Runs one command.
@@ -208,6 +236,7 @@ impl RedisHandle {
     }
 
     fn failed(&self) {
+        self.0.interruptions.fetch_add(1, Ordering::AcqRel);
         if self.0.failures.fetch_add(1, Ordering::Relaxed) + 1 >= TRIP_AFTER
             && !self.0.open.swap(true, Ordering::AcqRel)
         {

@@ -29,6 +29,8 @@ pub struct SessionConfig {
     pub queue_max: u32,
     /// Where sessions live. Unset: `redis` when Redis is configured, else `database`.
     pub store: Option<StoreKind>,
+    /// Whether sessions in Redis are archived in the database, which restores what Redis loses.
+    pub archive: bool,
 }
 
 /// `session.strategy`.
@@ -76,6 +78,7 @@ impl Default for SessionConfig {
             queue_timeout: Duration::from_secs(30),
             queue_max: 256,
             store: None,
+            archive: true,
         }
     }
 }
@@ -115,5 +118,6 @@ impl Section for SessionConfig {
         r.duration("queue_timeout", &mut self.queue_timeout);
         r.integer("queue_max", 1..=100_000, &mut self.queue_max);
         r.choice::<StoreKind>("store", &mut self.store);
+        r.boolean("archive", &mut self.archive);
     }
 }

@@ -33,6 +33,7 @@ migrations! { POSTGRES, "postgres":
     5 "0005_session_turns",
     6 "0006_idempotency_keys",
     7 "0007_memories",
+    8 "0008_session_archive",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -43,6 +44,7 @@ migrations! { SQLITE, "sqlite":
     5 "0005_session_turns",
     6 "0006_idempotency_keys",
     7 "0007_memories",
+    8 "0008_session_archive",
 }
 
 /// How long an instance waits for another one's migrations.

@@ -156,7 +156,14 @@ impl EngineBuilder {
             sessions.is_some() || config.session.store != Some(StoreKind::Memory);
         let sessions = match sessions {
             Some(sessions) => sessions,
-            None => open_sessions(&config, &database, redis.as_ref())?,
+            None => {
+                let background = Background {
+                    topics: &topics,
+                    tasks: &tasks,
+                    cancel: &cancel,
+                };
+                open_sessions(&config, &database, redis.as_ref(), &background)?
+            }
         };
         let idempotency = match idempotency {
             Some(idempotency) => idempotency,
@@ -374,10 +381,22 @@ fn limits(redis: Option<&RedisPing>) -> RateLimits {
     RateLimits::default()
 }
 
+/// Where a store leaves what is to be done after an answer.
+#[cfg_attr(
+    not(all(feature = "redis", any(feature = "postgres", feature = "sqlite"))),
+    allow(dead_code)
+)]
+struct Background<'a> {
+    topics: &'a Topics,
+    tasks: &'a TaskTracker,
+    cancel: &'a CancellationToken,
+}
+
 fn open_sessions(
     config: &Config,
     database: &Database,
     redis: Option<&RedisPing>,
+    background: &Background<'_>,
 ) -> Result<SharedSessionStore> {
     let ttl = config.session.ttl;
     let kind = config.session.store.unwrap_or(if redis.is_some() {
@@ -392,8 +411,13 @@ fn open_sessions(
             ttl,
         )),
         (StoreKind::Memory, _) => Arc::new(MemorySessionStore::new(ttl)),
+        #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+        (StoreKind::Redis, Some(redis)) if config.session.archive => {
+            open_archived_sessions(redis, database, ttl, background)?
+        }
         #[cfg(feature = "redis")]
         (StoreKind::Redis, Some(redis)) => {
+            let _ = background;
             Arc::new(crate::session::RedisSessionStore::new(redis.clone(), ttl))
         }
         #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
@@ -450,6 +474,28 @@ fn open_idempotency(
             ));
         }
     })
+}
+
+/// Redis as the working copy, the database as the archive.
+#[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+fn open_archived_sessions(
+    redis: &RedisPing,
+    database: &Database,
+    ttl: Duration,
+    background: &Background<'_>,
+) -> Result<SharedSessionStore> {
+    use crate::session::{
+        ARCHIVE_TOPIC, ArchivedSessionStore, DatabaseSessionStore, RedisSessionStore,
+    };
+    let (outbox, _) = background.topics.open(ARCHIVE_TOPIC)?;
+    let live = RedisSessionStore::new(redis.clone(), ttl);
+    let archive = DatabaseSessionStore::new(database.clone(), ttl);
+    let (store, keeping) = ArchivedSessionStore::new(live, archive, outbox);
+    let cancel = background.cancel.clone();
+    background.tasks.spawn(async move {
+        cancel.run_until_cancelled(keeping).await;
+    });
+    Ok(Arc::new(store))
 }
 
 /// What a reload may keep: an account whose provider is configured as before goes on with its connections and its

@@ -3,6 +3,8 @@
 //! Used by `pipeline/assemble.rs` (load) and `pipeline/finish.rs` (append). An adapter is one file; it passes
 //! `testing/conformance/session_store.rs`.
 
+#[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+mod archive;
 mod cursor;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
@@ -12,6 +14,8 @@ mod queue;
 mod redis;
 mod turns;
 
+#[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+pub(crate) use archive::{ArchivedSessionStore, TOPIC as ARCHIVE_TOPIC};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use database::DatabaseSessionStore;
 pub use memory::MemorySessionStore;

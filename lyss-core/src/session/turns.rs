@@ -20,6 +20,9 @@ pub(super) struct Turns {
     waiting: VecDeque<Place>,
     /// When each instance was last heard of.
     seen: BTreeMap<String, i64>,
+    /// The request that was told last that its session is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gone: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,23 +136,30 @@ impl Turns {
 
     /// Whether the session was deleted under this request's turn.
     pub fn was_deleted_under(&self, request: RequestId) -> bool {
-        self.holder
-            .as_ref()
-            .is_some_and(|holder| holder.deleted && holder.place.request == request.to_string())
+        let request = request.to_string();
+        let mut holder = self.holder.iter();
+        self.gone.as_ref() == Some(&request)
+            || holder.any(|holder| holder.deleted && holder.place.request == request)
+    }
+
+    /// Ends a turn under which the session was deleted, and remembers that: the answer may be lost, and the turn be
+    /// appended again.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn end_deleted(&mut self, request: RequestId, now: i64) {
+        self.end(request, now);
+        self.gone = Some(request.to_string());
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.holder.is_none() && self.waiting.is_empty()
+        self.holder.is_none() && self.waiting.is_empty() && self.gone.is_none()
     }
 
     /// The request that holds the turn, if that is all there is to remember: its end leaves nothing.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn sole_holder(&self) -> Option<&str> {
         let holder = self.holder.as_ref().filter(|holder| !holder.deleted)?;
-        self.waiting
-            .is_empty()
-            .then_some(holder.place.request.as_str())
+        (self.waiting.is_empty() && self.gone.is_none()).then_some(holder.place.request.as_str())
     }
 
     /// Whether an asking has changed what has to be written down. That the instance lives is written down four times

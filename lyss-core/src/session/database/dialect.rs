@@ -22,6 +22,10 @@ pub(super) struct Dialect {
     pub claim: &'static str,
     /// Writes down whose turn it is: `$1` user, `$2` id, `$3` state, `$4` request, `$5` its life.
     pub put: &'static str,
+    /// Lets one transaction at a time archive a session: `$1` user, `$2` id. `None` where only one writes anyway.
+    pub lock_archive: Option<&'static str>,
+    /// Reference, version, creation and last request of a session, locked: `$1` user, `$2` id.
+    pub lock_session: &'static str,
     /// Removes turns that nobody asks about.
     pub sweep_turns: &'static str,
     /// Marks a session as being compressed: `$1` user, `$2` id, `$3` now, `$4` request, `$5` lease.
@@ -29,7 +33,8 @@ pub(super) struct Dialect {
 }
 
 macro_rules! dialect {
-    ($name:ident, begin: $begin:literal, is_remote: $is_remote:literal, clock: $clock:literal, lock: $lock:literal) => {
+    ($name:ident, begin: $begin:literal, is_remote: $is_remote:literal, clock: $clock:literal, lock: $lock:literal,
+     lock_archive: $lock_archive:expr) => {
         const $name: Dialect = Dialect {
             begin: $begin,
             is_remote: $is_remote,
@@ -41,7 +46,7 @@ macro_rules! dialect {
             whole: concat!(
                 "SELECT ref, version, message_count, token_count, created_ms, last_activity_ms, expires_ms, id,
                  metadata, prefix_upto, compressing_until_ms - ", $clock, " AS compressing_left_ms,
-                 history, system, prefix_version, prefix_tokens, summary, summary_tokens
+                 history, system, prefix_version, prefix_tokens, summary, summary_tokens, last_request
                  FROM sessions WHERE user_id = $1 AND id = $2 AND expires_ms > $3"
             ),
             list: concat!(
@@ -65,6 +70,10 @@ macro_rules! dialect {
                 "UPDATE session_turns SET state = $3, alone = $4, expires_ms = ", $clock, " + $5
                  WHERE user_id = $1 AND id = $2"
             ),
+            lock_archive: $lock_archive,
+            lock_session: concat!(
+                "SELECT ref, version, created_ms, last_request FROM sessions WHERE user_id = $1 AND id = $2", $lock
+            ),
             sweep_turns: concat!("DELETE FROM session_turns WHERE expires_ms <= ", $clock),
             begin_compression: concat!(
                 "UPDATE sessions SET compressing_by = $4, compressing_until_ms = ", $clock, " + $5
@@ -82,7 +91,8 @@ dialect! {
     begin: "BEGIN",
     is_remote: true,
     clock: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
-    lock: " FOR UPDATE"
+    lock: " FOR UPDATE",
+    lock_archive: Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))")
 }
 
 // BEGIN IMMEDIATE takes the write lock at once: one that is asked for later does not wait, but fails.
@@ -92,7 +102,8 @@ dialect! {
     begin: "BEGIN IMMEDIATE",
     is_remote: false,
     clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-    lock: ""
+    lock: "",
+    lock_archive: None
 }
 
 impl Dialect {

@@ -9,6 +9,8 @@
 //! A turn is stored in one transaction: the fence is the `WHERE version = …` of an update, and only the new messages
 //! are written. Rows are locked in the order turn, session.
 
+#[cfg(feature = "redis")]
+mod archive;
 mod dialect;
 mod read;
 mod rows;
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(feature = "redis")]
+pub(super) use self::archive::{Kept, StoredTurn};
 use self::{dialect::Dialect, transaction::on};
 use super::{SessionStore, Ttl, conflict, now_ms, turns::Step};
 use crate::{
@@ -197,6 +201,8 @@ impl SessionStore for DatabaseSessionStore {
 
     async fn sweep(&self) -> Result<u64> {
         guarded(self.sweep_turns()).await?;
+        #[cfg(feature = "redis")]
+        guarded(self.sweep_deletions()).await?;
         let mut swept = 0;
         loop {
             let (batch, more) = guarded(self.sweep_sessions()).await?;

@@ -28,7 +28,7 @@ impl DatabaseSessionStore {
         row.map(|row| row.parse(&key.user_id)).transpose()
     }
 
-    async fn find_whole(&self, key: &SessionKey) -> Result<Option<(Stored, Context)>> {
+    pub(super) async fn find_whole(&self, key: &SessionKey) -> Result<Option<(Stored, Context)>> {
         let row: Option<WholeRow> = guarded(async {
             on!(Pool, &self.database.pool, |pool| sqlx::query_as(
                 self.dialect.whole

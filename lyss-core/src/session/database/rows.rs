@@ -33,6 +33,7 @@ pub(super) struct WholeRow {
     prefix_tokens: i64,
     summary: Option<Vec<u8>>,
     summary_tokens: i64,
+    last_request: Option<String>,
 }
 
 impl<'r, R: Row> FromRow<'r, R> for HeaderRow
@@ -75,6 +76,7 @@ where
             prefix_tokens: row.try_get("prefix_tokens")?,
             summary: row.try_get("summary")?,
             summary_tokens: row.try_get("summary_tokens")?,
+            last_request: row.try_get("last_request")?,
         })
     }
 }
@@ -92,6 +94,9 @@ pub(super) struct Context {
     pub history: String,
     pub system: Option<Bytes>,
     pub prefix: Prefix,
+    /// The request of the last turn.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub last_request: Option<String>,
 }
 
 impl HeaderRow {
@@ -128,6 +133,7 @@ impl WholeRow {
     pub fn parse(self, user_id: &str) -> Result<(Stored, Context)> {
         let stored = self.header.parse(user_id)?;
         let context = Context {
+            last_request: self.last_request,
             history: self.history,
             system: self.system.map(Bytes::from),
             prefix: Prefix {

@@ -192,6 +192,19 @@ async fn turns_leave_nothing_behind(database: Database) {
     store.sweep().await.unwrap();
     assert_eq!(count(&database, rows).await, 0);
 
+    // That the session was deleted is told again to whom it was told.
+    let late = turn(&["c"]);
+    store
+        .begin_turn(&unasked, &ticket(late.request_id))
+        .await
+        .unwrap();
+    store.delete(&unasked).await.unwrap();
+    for _ in 0..2 {
+        let told = store.append(&unasked, &late, 0).await.unwrap();
+        assert_eq!(told, Appended::Deleted);
+    }
+    execute(&database, "DELETE FROM session_turns").await;
+
     // What cannot be read is nobody's turn.
     store
         .begin_turn(&unasked, &ticket(first.request_id))

@@ -171,7 +171,10 @@ impl Transaction {
         let deleted = self
             .change_turns(dialect, key, Duration::ZERO, |turns, now| {
                 let deleted = turns.was_deleted_under(request);
-                turns.end(request, now);
+                match deleted {
+                    true => turns.end_deleted(request, now),
+                    false => turns.end(request, now),
+                }
                 deleted
             })
             .await?;

@@ -1,5 +1,6 @@
 //! Writing sessions.
 
+use bytes::Bytes;
 use sqlx::QueryBuilder;
 
 use super::{
@@ -98,9 +99,15 @@ impl DatabaseSessionStore {
                 .count_turn(key, turn, expected, now, self.ttl.ms)
                 .await?;
             if let Some(counted) = counted {
-                transaction.insert_messages(turn, &counted).await?;
+                let Counted {
+                    reference,
+                    version,
+                    seq,
+                } = counted;
+                let messages = numbered(&turn.messages, seq, version);
+                insert_messages(&mut transaction, reference, &messages).await?;
                 transaction.commit().await?;
-                return Ok(Outcome::At(counted.version));
+                return Ok(Outcome::At(version));
             }
             // Not at this version, or this turn already, or not there.
             match transaction.state(key, now).await? {
@@ -279,25 +286,38 @@ impl Transaction {
             .await
             .map(drop))
     }
+}
 
-    async fn insert_messages(&mut self, turn: &Turn, counted: &Counted) -> QueryResult<()> {
-        let mut seq = counted.seq;
-        on!(Transaction, self, |transaction| {
-            for chunk in turn.messages.chunks(ROWS_AT_ONCE) {
-                let mut insert = QueryBuilder::new(
-                    "INSERT INTO session_messages (session_ref, seq, turn, tokens, json) ",
-                );
-                insert.push_values(chunk, |mut row, (json, tokens)| {
-                    seq += 1;
-                    row.push_bind(counted.reference)
-                        .push_bind(seq)
-                        .push_bind(counted.version)
-                        .push_bind(i64::from(*tokens))
-                        .push_bind(&json[..]);
-                });
-                insert.build().execute(&mut **transaction).await?;
-            }
-        });
-        Ok(())
-    }
+/// Position, turn, tokens and JSON of a message that is to be written.
+pub(super) type NewMessage<'a> = (i64, i64, u32, &'a [u8]);
+
+/// The messages of a turn, which follow the one at `seq`.
+pub(super) fn numbered(messages: &[(Bytes, u32)], seq: i64, turn: i64) -> Vec<NewMessage<'_>> {
+    (seq + 1..)
+        .zip(messages)
+        .map(|(seq, (json, tokens))| (seq, turn, *tokens, &json[..]))
+        .collect()
+}
+
+pub(super) async fn insert_messages(
+    transaction: &mut Transaction,
+    reference: i64,
+    messages: &[NewMessage<'_>],
+) -> QueryResult<()> {
+    on!(Transaction, transaction, |transaction| {
+        for chunk in messages.chunks(ROWS_AT_ONCE) {
+            let mut insert = QueryBuilder::new(
+                "INSERT INTO session_messages (session_ref, seq, turn, tokens, json) ",
+            );
+            insert.push_values(chunk, |mut row, (seq, turn, tokens, json)| {
+                row.push_bind(reference)
+                    .push_bind(*seq)
+                    .push_bind(*turn)
+                    .push_bind(i64::from(*tokens))
+                    .push_bind(*json);
+            });
+            insert.build().execute(&mut **transaction).await?;
+        }
+    });
+    Ok(())
 }

@@ -2,10 +2,13 @@
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `lyss:s:{<user>.<id>}:h` | hash | the header: `schema`, owner, `version` (the fence), counts, times, `request` (the last turn's), `history`, `system`, `metadata`, the prefix, who compresses |
+//! | `lyss:s:{<user>.<id>}:h` | hash | the header: `schema`, owner, `version` (the fence), counts, times, `request` and `before` (the last two turns'), `history`, `system`, `metadata`, the prefix, who compresses |
 //! | `lyss:s:{<user>.<id>}:m` | list | one message an element: `<seq> <turn> <tokens> <json>` |
 //! | `lyss:s:{<user>.<id>}:t` | hash | whose turn it is, and when each waiting instance was last heard of; gone when nobody has or wants it |
 //! | `lyss:s:{<user>.<id>}:q` | sorted set | the places that wait: `<request> <instance>` by number |
+//! | `lyss:s:{<user>.<id>}:d` | string | when sessions of this id were deleted last, if there is an archive to forget it |
+//! | `lyss:s:{<user>.<id>}:r:<n>` | list | messages on their way back from the archive |
+//! | `lyss:epoch` | hash | since when nothing was lost here, for the archive |
 //! | `lyss:u:{<user>}` | sorted set | the user's session ids by last activity |
 //!
 //! `<user>` and `<id>` are in unpadded base64url: whatever they contain, they can neither end the hash tag nor run into
@@ -15,7 +18,10 @@
 
 mod listing;
 mod reply;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod restore;
 mod scripts;
+mod write;
 
 use std::time::Duration;
 
@@ -26,7 +32,9 @@ use self::{
     reply::{Header, Read},
     scripts::{Scripts, session_call},
 };
-use super::{SessionStore, Ttl, conflict, corrupt};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(super) use self::{restore::Epoch, write::StoredAt};
+use super::{SessionStore, Ttl, corrupt};
 use crate::{
     error::{Error, ErrorKind, Result},
     redis::{Failure, RedisHandle, RedisSource},
@@ -50,6 +58,8 @@ pub struct RedisSessionStore {
     redis: RedisHandle,
     ttl: Ttl,
     scripts: Scripts,
+    /// Whether an archive has what is here, so that a deletion must be remembered until it is told.
+    archived: bool,
 }
 
 /// Most messages that are asked for at once: Lua's numbers are doubles, and no session has so many.
@@ -79,6 +89,22 @@ impl RedisSessionStore {
             redis,
             ttl: Ttl::new(ttl),
             scripts: Scripts::new(),
+            archived: false,
+        }
+    }
+
+    /// A session's life in milliseconds.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn ttl_ms(&self) -> i64 {
+        self.ttl.ms
+    }
+
+    /// The same with an archive behind it.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn with_archive(self) -> Self {
+        Self {
+            archived: true,
+            ..self
         }
     }
 
@@ -245,38 +271,8 @@ impl SessionStore for RedisSessionStore {
     }
 
     async fn append(&self, key: &SessionKey, turn: &Turn, expected: Version) -> Result<Appended> {
-        let tokens: u64 = turn.messages.iter().map(|(_, n)| u64::from(*n)).sum();
-        let system = turn.system.as_deref();
-        let mut call = session_call(&self.scripts.append, key);
-        call.arg(self.ttl.ms)
-            .arg(expected)
-            .arg(turn.request_id.to_string())
-            .arg(&turn.history)
-            .arg(tokens)
-            .arg(u8::from(system.is_some()))
-            .arg(system.unwrap_or_default());
-        let mut payload = system.map_or(0, <[u8]>::len);
-        for (json, tokens) in &turn.messages {
-            call.arg(*tokens).arg(&json[..]);
-            payload += json.len();
-        }
-        let answer = self.run(&call, payload).await?;
-        match reply::text(answer.first()) {
-            Some("conflict") => return Err(conflict()),
-            Some("deleted") => return Ok(Appended::Deleted),
-            _ => {}
-        }
-        reply::check(&answer)?;
-        let number = |at: usize| reply::number(answer.get(at));
-        match (number(1), number(2), number(3)) {
-            (Some(version), Some(used), Some(renewed)) => {
-                if renewed > 0 {
-                    self.touch(key, used.cast_signed()).await;
-                }
-                Ok(Appended::At(version))
-            }
-            _ => Err(corrupt("append answered without a version")),
-        }
+        let stored = self.append_turn(key, turn, expected).await?;
+        Ok(stored.map_or(Appended::Deleted, |stored| Appended::At(stored.version)))
     }
 
     async fn begin_compression(
@@ -291,16 +287,7 @@ impl SessionStore for RedisSessionStore {
     }
 
     async fn compress(&self, key: &SessionKey, prefix: &Prefix, by: RequestId) -> Result<bool> {
-        let summary = prefix.summary.as_deref();
-        let mut call = session_call(&self.scripts.compress, key);
-        call.arg(by.to_string())
-            .arg(prefix.version)
-            .arg(prefix.upto)
-            .arg(prefix.covered_tokens)
-            .arg(u8::from(summary.is_some()))
-            .arg(summary.unwrap_or_default())
-            .arg(prefix.summary_tokens);
-        self.tell(&call, summary.map_or(0, <[u8]>::len)).await
+        Ok(self.replace_prefix(key, prefix, by).await?.is_some())
     }
 
     async fn end_compression(&self, key: &SessionKey, by: RequestId) -> Result<()> {
@@ -337,10 +324,7 @@ impl SessionStore for RedisSessionStore {
     }
 
     async fn delete(&self, key: &SessionKey) -> Result<bool> {
-        let call = session_call(&self.scripts.delete, key);
-        let found: u64 = self.redis.script(&call, 0).await.map_err(unavailable)?;
-        self.untouch(key).await;
-        Ok(found > 0)
+        Ok(self.remove(key).await?.0)
     }
 
     async fn ping(&self) -> Result<()> {

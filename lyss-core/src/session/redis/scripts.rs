@@ -22,6 +22,9 @@ pub(super) struct Scripts {
     pub begin_compression: Script,
     pub compress: Script,
     pub end_compression: Script,
+    pub lay_ready: Script,
+    pub restore: Script,
+    pub epoch: Script,
     pub touch: Script,
     pub heal: Script,
 }
@@ -42,6 +45,9 @@ impl Scripts {
             begin_compression: session(include_str!("lua/begin_compression.lua")),
             compress: session(include_str!("lua/compress.lua")),
             end_compression: session(include_str!("lua/end_compression.lua")),
+            lay_ready: Script::new(include_str!("lua/lay_ready.lua")),
+            restore: session(include_str!("lua/restore.lua")),
+            epoch: Script::new(include_str!("lua/epoch.lua")),
             touch: Script::new(include_str!("lua/touch.lua")),
             heal: Script::new(include_str!("lua/heal.lua")),
         }
@@ -58,10 +64,10 @@ pub(super) fn session_call<'a>(script: &'a Script, key: &SessionKey) -> ScriptIn
     call
 }
 
-/// Header, messages, turns and queue of a session.
-pub(super) fn session_keys(key: &SessionKey) -> [String; 4] {
+/// Header, messages, turns, queue and deletion of a session.
+pub(super) fn session_keys(key: &SessionKey) -> [String; 5] {
     let tag = format!("{}.{}", encoded(&key.user_id), encoded(&key.id));
-    ["h", "m", "t", "q"].map(|part| format!("lyss:s:{{{tag}}}:{part}"))
+    ["h", "m", "t", "q", "d"].map(|part| format!("lyss:s:{{{tag}}}:{part}"))
 }
 
 pub(super) fn listing_key(user_id: &str) -> String {

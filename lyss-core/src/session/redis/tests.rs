@@ -221,7 +221,7 @@ fn ticket(instance: &str) -> Ticket {
 async fn a_queue_ends_with_its_last_turn_or_by_itself() {
     let store = store(HOUR).await;
     let key = promises::fresh_key("s");
-    let [_, _, turns, queue] = session_keys(&key);
+    let [_, _, turns, queue, _] = session_keys(&key);
     let (a, b) = (ticket("a"), ticket("b"));
     for ticket in [&a, &b] {
         store.begin_turn(&key, ticket).await.unwrap();
@@ -258,7 +258,7 @@ async fn a_queue_that_cannot_be_read_is_reported_and_left() {
         ["HSET", "{t}", "until", "later"],
     ] {
         let key = promises::fresh_key("s");
-        let [_, _, turns, queue] = session_keys(&key);
+        let [_, _, turns, queue, _] = session_keys(&key);
         let a = ticket("a");
         store.begin_turn(&key, &a).await.unwrap();
         let words: Vec<_> = damage

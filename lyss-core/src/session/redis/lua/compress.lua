@@ -14,4 +14,4 @@ if ARGV[7] == '1' then
 else
   redis.call('HDEL', HEADER, 'summary')
 end
-return {'ok', 1}
+return {'ok', 1, s.created}

@@ -1,7 +1,7 @@
--- What every script of a session begins with. KEYS: header (hash), messages (list), turns (hash), queue (sorted set); all
--- have one hash tag. Times are Redis's own, so that instances with different clocks agree.
+-- What every script of a session begins with. KEYS: header (hash), messages (list), turns (hash), queue (sorted set),
+-- deletion (string); all have one hash tag. Times are Redis's own, so that instances with different clocks agree.
 
-local HEADER, MESSAGES = KEYS[1], KEYS[2]
+local HEADER, MESSAGES, DELETED = KEYS[1], KEYS[2], KEYS[5]
 local SCHEMA = '1'
 
 local function now()
@@ -46,6 +46,8 @@ end
 
 -- A new session; fields as `open` gives them.
 local function create(user, id, at)
+  -- Its creation tells a session from those before it under its id.
+  at = math.max(at, (tonumber(redis.call('GET', DELETED) or '') or -1) + 1)
   redis.call('DEL', MESSAGES)
   redis.call('HSET', HEADER, 'schema', SCHEMA, 'user', user, 'id', id, 'version', 0, 'messages', 0, 'tokens', 0,
     'created', text(at), 'used', text(at))
