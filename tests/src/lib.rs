@@ -7,6 +7,7 @@ pub mod client;
 pub mod door;
 pub mod http;
 pub mod matching;
+pub mod pair;
 pub mod process;
 pub mod services;
 pub mod store;

@@ -40,6 +40,15 @@ pub fn free_port() -> u16 {
         .port()
 }
 
+/// Sends a process a signal.
+pub fn signal(name: &str, pid: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), pid])
+        .status()
+        .expect("kill runs");
+    assert!(status.success());
+}
+
 /// What a gateway is started with: a directory of its own, arguments and environment.
 pub struct Setup {
     /// Its working directory, with its data below it.
@@ -223,11 +232,21 @@ impl Lyss {
 
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
-        let status = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(status.success());
+        self.signal("TERM");
+    }
+
+    /// Stops it in the middle of everything, with its connections open, until [`Lyss::thaw`].
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        signal(name, &self.pid().to_string());
     }
 
     /// How it ended, if it has.

@@ -93,6 +93,12 @@ impl Server {
         self.up = false;
     }
 
+    /// Kills it as the kernel would (SIGKILL).
+    pub fn kill(&mut self) {
+        self.signal("-KILL");
+        self.up = false;
+    }
+
     /// Stops its processes where they are: connections stay open, nothing is answered.
     pub fn freeze(&self) {
         self.signal("-STOP");

@@ -4,62 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use lyss_mock_provider::{MockProvider, Options, Script};
 use lyss_tests::{
-    client::{CHAT, Client, chat},
-    process::{Lyss, Setup},
-    services,
-    store::Store,
+    client::{Client, chat},
+    pair::{ADMIN, Pair, unique},
 };
 use serde_json::{Value, json};
 
-const ADMIN: &str = "the-admin-key-of-both";
 /// How soon a change must be in force everywhere.
 const SOON: Duration = Duration::from_secs(1);
-
-struct Pair {
-    first: (Setup, Lyss),
-    second: (Setup, Lyss),
-    openai: MockProvider,
-    _backup: MockProvider,
-    store: Store,
-}
-
-impl Pair {
-    /// Both are started at the same moment on an empty database.
-    async fn start() -> Self {
-        let openai = MockProvider::start(Options::default()).unwrap();
-        let backup = MockProvider::start(Options::default()).unwrap();
-        let url = services::new_database(&services::postgres()).await;
-        let setup = || {
-            Setup::new(&json!({
-                "data": {
-                    "database": {"driver": "postgres", "source": url},
-                    "redis": {"addr": services::redis()},
-                },
-                "auth": {"mode": "keys", "admin_key": ADMIN, "pepper": "a pepper that both instances share"},
-                "providers": {
-                    "openai": {"api_key": "sk-openai", "base_url": openai.base_url_openai()},
-                    "backup": {"kind": "openai", "api_key": "sk-backup", "base_url": backup.base_url_openai()},
-                },
-            }))
-        };
-        let (first, second) = (setup(), setup());
-        let (mut one, mut two) = (first.spawn(), second.spawn());
-        tokio::join!(one.ready(), two.ready());
-        Self {
-            first: (first, one),
-            second: (second, two),
-            openai,
-            _backup: backup,
-            store: Store::Postgres(url),
-        }
-    }
-
-    fn clients(&self, key: &str) -> [Client; 2] {
-        [&self.first.1, &self.second.1].map(|lyss| lyss.client().with_key(key))
-    }
-}
 
 /// Who answers for a model.
 async fn provider(client: &Client, model: &str) -> String {
@@ -89,7 +41,7 @@ async fn soon(what: &str, holds: impl AsyncFn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_start_at_once_on_an_empty_database() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&json!({})).await;
     let migrations = pair
         .store
         .texts("SELECT version::text FROM _sqlx_migrations WHERE success ORDER BY version")
@@ -119,7 +71,7 @@ async fn both_start_at_once_on_an_empty_database() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_is_in_force_on_both_within_a_second() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&json!({})).await;
     let [one, two] = pair.clients(ADMIN);
     assert_eq!(
         provider(&two, "shared-model").await,
@@ -160,7 +112,7 @@ async fn a_rule_is_in_force_on_both_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_known_and_forgotten_on_both_within_a_second() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&json!({})).await;
     let key = pair.first.0.create_key(&["--user", "alice"]);
     let clients = pair.clients(&key);
     for client in &clients {
@@ -182,7 +134,7 @@ async fn a_key_is_known_and_forgotten_on_both_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_goes_on_at_either() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&json!({})).await;
     let key = pair.first.0.create_key(&["--user", &unique("alice")]);
     let clients = pair.clients(&key);
     for turn in 0..10 {
@@ -206,78 +158,4 @@ async fn a_session_goes_on_at_either() {
             "every turn before is seen, wherever it was made"
         );
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_sixteen_turns_at_once_none_is_lost_or_mixed() {
-    let pair = Pair::start().await;
-    pair.openai.set_script(Script {
-        delay_ms: 50,
-        ..Script::default()
-    });
-    let key = pair.first.0.create_key(&["--user", &unique("alice")]);
-    let clients = pair.clients(&key);
-    let turns = (0..16).map(|turn| {
-        let client = &clients[turn % 2];
-        async move {
-            let mut body = chat("gpt-4o-mini", &format!("turn <{turn}>"));
-            body["session_id"] = "s".into();
-            body["stream"] = (turn % 4 >= 2).into();
-            let answer = client.send("POST", CHAT, Some(&body)).await.unwrap();
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
-            match answer.status {
-                200 if turn % 4 < 2 || text.ends_with("data: [DONE]\n\n") => Some(turn),
-                // A stream has begun: its refusal is an event, and there is no [DONE].
-                200 | 409 => {
-                    assert!(text.contains("\"session_conflict\""), "turn {turn}: {text}");
-                    None
-                }
-                status => panic!("turn {turn}: {status} {text}"),
-            }
-        }
-    });
-    let won: Vec<usize> = futures::future::join_all(turns)
-        .await
-        .into_iter()
-        .flatten()
-        .collect();
-    assert!(!won.is_empty(), "somebody must win");
-    assert!(won.len() < 16, "they were not simultaneous");
-
-    for client in &clients {
-        let messages = client.get("/v1/sessions/s/messages").await.json();
-        let messages = messages["data"].as_array().unwrap().clone();
-        assert_eq!(messages.len(), 2 * won.len(), "{messages:?}");
-        let mut stored = Vec::new();
-        for (index, turn) in messages.chunks(2).enumerate() {
-            let [asked, answered] = turn else { panic!() };
-            assert_eq!(asked["turn"], index + 1);
-            assert_eq!(answered["turn"], index + 1);
-            let number = |message: &Value| {
-                let text = message["message"]["content"].as_str().unwrap();
-                let (_, rest) = text.split_once('<').unwrap();
-                rest.split_once('>').unwrap().0.parse::<usize>().unwrap()
-            };
-            assert_eq!(number(asked), number(answered), "a turn is whole");
-            stored.push(number(asked));
-        }
-        stored.sort_unstable();
-        assert_eq!(stored, won, "what was acknowledged, and nothing else");
-    }
-    // Whoever lost was served by the provider all the same: there is a row for each.
-    let rows = pair
-        .store
-        .rows_when(Duration::from_secs(5), |rows| rows.len() >= 16)
-        .await;
-    assert_eq!(rows.len(), 16);
-    let conflicts = rows
-        .iter()
-        .filter(|row| row["error_code"] == "session_conflict" && row["output_tokens"] != 0)
-        .count();
-    assert_eq!(conflicts, 16 - won.len());
-}
-
-/// Redis is shared with other tests.
-fn unique(name: &str) -> String {
-    format!("{name}-{}", uuid::Uuid::new_v4().simple())
 }

@@ -12,7 +12,7 @@ use crate::{
     config::SessionConcurrency,
     engine::Inner,
     error::{Error, ErrorKind, Result, Work},
-    session::{Patience, TurnLease},
+    session::{self, Patience, TurnLease},
     types::{
         ChatRequest, Message, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn,
         Version,
@@ -277,15 +277,8 @@ impl Turning {
                 .map(|json| (json.clone(), tokens(json)))
                 .collect(),
         };
-        let append = || {
-            let (key, version) = (&conversation.key, conversation.version);
-            inner.sessions.append(key, &turn, version)
-        };
-        let stored = match append().await {
-            // The store may have done it and not said so; the same turn twice is one turn.
-            Err(error) if error.kind() == ErrorKind::SessionStoreUnavailable => append().await,
-            stored => stored,
-        };
+        let (key, version) = (&conversation.key, conversation.version);
+        let stored = session::save(&*inner.sessions, key, &turn, version).await;
         // The provider has answered, and charged: the caller's SDK must not buy the answer again.
         let stored = stored.map_err(|error| error.with_work(Work::Unknown))?;
         if let Some(mut lease) = conversation.lease.take() {

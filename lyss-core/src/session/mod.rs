@@ -12,6 +12,7 @@ mod memory;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod save;
 mod turns;
 
 #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
@@ -22,6 +23,7 @@ pub use memory::MemorySessionStore;
 pub(crate) use queue::{Patience, TurnLease, TurnQueue};
 #[cfg(feature = "redis")]
 pub use redis::RedisSessionStore;
+pub(crate) use save::save;
 
 use std::{
     sync::Arc,

@@ -41,6 +41,8 @@ const RETRIES: [Duration; 4] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
+/// Pauses before a store that did not answer is asked again.
+const HICCUPS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(150)];
 /// How long the first in line pauses between two askings, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(40));
 
@@ -199,13 +201,19 @@ impl TurnQueue {
         }
     }
 
-    /// Asks the store, and once more if no answer comes: it may be lost, and asking again changes nothing.
+    /// Asks the store, and again if no answer comes: it may be lost, and asking again changes nothing.
     async fn begin(&self, lease: &TurnLease) -> Result<Begun> {
-        match self.store.begin_turn(&lease.key, &lease.ticket).await {
-            Err(error) if error.kind() == ErrorKind::SessionStoreUnavailable => {
-                self.store.begin_turn(&lease.key, &lease.ticket).await
+        let mut pauses = HICCUPS.iter();
+        loop {
+            match self.store.begin_turn(&lease.key, &lease.ticket).await {
+                Err(error) if error.kind() == ErrorKind::SessionStoreUnavailable => {
+                    let Some(pause) = pauses.next() else {
+                        return Err(error);
+                    };
+                    sleep(*pause).await;
+                }
+                begun => return begun,
             }
-            begun => begun,
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::{proxy::Proxy, *};
-use crate::session::{Patience, TurnQueue};
+use crate::session::{Patience, TurnQueue, save};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_is_given_up_after_five_commands_and_found_again() {
@@ -122,6 +122,42 @@ async fn a_turn_given_up_while_redis_is_away_is_free_again_soon_after() {
     let (_lease, _) = other.enter(&key, RequestId::new(), wait).await.unwrap();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// A turn that was stored without a word is stored, also when another one has followed it.
+#[tokio::test]
+async fn a_turn_of_which_the_storing_was_lost_is_found() {
+    let proxy = Proxy::start().await;
+    let (store, patience) = through(&proxy).await;
+    let direct = super::store(HOUR).await;
+    for followed in [false, true] {
+        let key = promises::fresh_key("s");
+        let turn = promises::turn(&["question", "answer"]);
+        proxy.hold_answers();
+        let free = async {
+            sleep(patience / 2).await;
+            if followed {
+                let next = promises::turn(&["next"]);
+                direct.append(&key, &next, 1).await.unwrap();
+            }
+            sleep(patience).await;
+            proxy.free();
+        };
+        let (saved, ()) = tokio::join!(save(&store, &key, &turn, 0), free);
+        assert_eq!(saved.unwrap(), Appended::At(1), "followed: {followed}");
+    }
+    // Another turn in its place is a conflict.
+    let key = promises::fresh_key("s");
+    proxy.freeze();
+    let free = async {
+        let first = promises::turn(&["another question", "answer"]);
+        direct.append(&key, &first, 0).await.unwrap();
+        sleep(patience * 3 / 2).await;
+        proxy.free();
+    };
+    let turn = promises::turn(&["question", "answer"]);
+    let (saved, ()) = tokio::join!(save(&store, &key, &turn, 0), free);
+    assert_eq!(saved.unwrap_err().kind(), ErrorKind::SessionConflict);
 }
 
 /// The answer that a session was deleted under its turn may be lost: sent again, the turn still makes no new session.
