@@ -171,6 +171,8 @@ pub(crate) fn expect_json(headers: &HeaderMap) -> Result<()> {
 /// What is read and thrown away of a body that is too large, so that a client which is still sending gets to read the
 /// answer: a socket closed with unread data resets the connection, and the answer is lost with it.
 const LINGER: Duration = Duration::from_secs(2);
+/// Most of a body that was announced, for clients that send all of it before they read a word.
+const LINGER_MOST: u64 = 256 << 20;
 /// A client that sends nothing for so long is listening.
 const LINGER_GAP: Duration = Duration::from_millis(200);
 
@@ -201,7 +203,7 @@ pub(crate) async fn read_body(
     if announced > max as u64 {
         // Reading would invite the client to send (`100 Continue`).
         if !headers.contains_key(header::EXPECT) {
-            discard(&mut body, max).await;
+            discard(&mut body, announced.min(LINGER_MOST) as usize).await;
         }
         return Err(too_large(max));
     }

@@ -28,7 +28,7 @@ use hyper_util::{
 use lyss_core::types::RequestId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
@@ -43,6 +43,7 @@ use crate::{
     Shutdown,
     edge::{
         host::{self, HostPolicy},
+        outlet::{Outgoing, Outlets},
         stall::StallLimit,
     },
     error,
@@ -56,6 +57,8 @@ const MAX_STREAMS: u32 = 128;
 const MAX_PENDING_RESETS: usize = 20;
 /// What an HTTP/2 client may send ahead, per stream and per connection; the adaptive window opens it where it pays.
 const H2_WINDOW: u32 = 128 << 10;
+/// Connections that wait to be accepted (the system may allow fewer).
+const BACKLOG: u32 = 1024;
 /// For the answers that are ready when the process ends.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -98,7 +101,7 @@ impl Default for ServeOptions {
 /// # Errors
 /// The message names the address, and says so where the port is taken.
 pub async fn bind(address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).await.map_err(|error| {
         let message = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
@@ -108,6 +111,24 @@ pub async fn bind(address: &str) -> io::Result<TcpListener> {
         };
         io::Error::new(error.kind(), message)
     })
+}
+
+/// The library's own call lets 128 connections wait, which a burst of clients is soon more than.
+async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut outcome = Err(io::Error::other("the name has no address"));
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?; // connections of the process before may still be closing
+        outcome = socket.bind(address).and_then(|()| socket.listen(BACKLOG));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
 }
 
 /// What every connection of a listener shares.
@@ -228,6 +249,8 @@ struct Activity {
     began: AtomicUsize,
     running: AtomicUsize,
     last_end: Mutex<Instant>,
+    /// The bodies of HTTP/2 answers on their way; of HTTP/1 there is one, and the socket says how it goes.
+    outlets: Arc<Outlets<Tracked>>,
 }
 
 async fn requests<S>(server: Arc<Server>, stream: S, peer: SocketAddr)
@@ -238,7 +261,9 @@ where
         began: AtomicUsize::new(0),
         running: AtomicUsize::new(0),
         last_end: Mutex::new(Instant::now()),
+        outlets: Arc::default(),
     });
+    let opened = Instant::now();
     let service = {
         let (server, activity) = (server.clone(), activity.clone());
         hyper::service::service_fn(move |request| {
@@ -248,7 +273,8 @@ where
     };
     let builder = builder(&server.options);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut tick = tokio::time::interval(server.options.header_timeout);
+    let (header_timeout, write_stall) = (server.options.header_timeout, server.options.write_stall);
+    let mut tick = tokio::time::interval(header_timeout.min(write_stall));
     tick.tick().await; // the first is immediate
     let mut closing = false;
     loop {
@@ -265,11 +291,20 @@ where
                 served.as_mut().graceful_shutdown();
             }
             _ = tick.tick() => {
+                let stalled = activity.outlets.cut_stalled(write_stall);
+                if stalled > 0 && !closing {
+                    tracing::debug!(%peer, stalled, "the peer opens no window: these streams are cut");
+                    // What their streams still hold ends with the connection, once the others are done.
+                    closing = true;
+                    served.as_mut().graceful_shutdown();
+                    continue;
+                }
                 if activity.running.load(Ordering::Acquire) > 0 {
                     continue;
                 }
                 // hyper's header deadline begins only once it knows the version, and HTTP/2 has none.
-                if closing || activity.began.load(Ordering::Acquire) == 0 {
+                let silent = activity.began.load(Ordering::Acquire) == 0;
+                if closing || (silent && opened.elapsed() >= header_timeout) {
                     tracing::debug!(%peer, "connection without a request");
                     return;
                 }
@@ -308,7 +343,7 @@ async fn answer(
     server: Arc<Server>,
     running: Running,
     request: Request<Incoming>,
-) -> Result<Response<Tracked>, Infallible> {
+) -> Result<Response<Outgoing<Tracked>>, Infallible> {
     let (parts, body) = request.into_parts();
     let http1 = parts.version < http::Version::HTTP_2;
     let mut close = server.shutdown.is_draining();
@@ -331,7 +366,13 @@ async fn answer(
             .headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(Response::from_parts(parts, Tracked { body, running }))
+    let outlets = Arc::clone(&running.activity.outlets);
+    let body = Tracked { body, running };
+    let body = match http1 {
+        true => Outgoing::Http1(body),
+        false => Outgoing::Http2(outlets.watch(body)),
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 /// Counts one request from its header to the end of its answer's body.

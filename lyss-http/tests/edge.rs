@@ -139,6 +139,13 @@ async fn bodies_over_the_limit() {
         .await;
     assert_eq!(code(&answer), "request_too_large");
     assert_eq!(status(&answer), 413);
+    // Many times the limit, from a client that sends all of it before it reads.
+    let large = "x".repeat(100 << 20);
+    let length = large.len();
+    let answer = server
+        .raw(format!("{head}content-length: {length}\r\n\r\n{large}"))
+        .await;
+    assert_eq!(status(&answer), 413);
     // Announced, never sent.
     let start = Instant::now();
     let answer = server

@@ -22,7 +22,9 @@ static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// Starts logging. A second call changes nothing.
 pub(super) fn start(config: &LogConfig) {
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // PostgreSQL's own remarks ("already exists, skipping") are of no use to an operator, unless asked for.
+    let level = format!("sqlx::postgres::notice=warn,{}", config.level);
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Gathered);

@@ -20,7 +20,7 @@ use lyss_core::{
 
 /// An AI gateway that speaks OpenAI's API.
 #[derive(Parser)]
-#[command(name = "lyss", version, about)]
+#[command(name = "lyss", version)]
 struct Cli {
     #[command(flatten)]
     global: Global,

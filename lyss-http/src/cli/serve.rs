@@ -17,7 +17,7 @@ use lyss_core::{
 };
 use lyss_http::{
     RouterOptions, Shutdown,
-    edge::{host::HostPolicy, tls},
+    edge::{descriptors, host::HostPolicy, tls},
     serve::{ServeOptions, bind, serve},
 };
 use tokio::{
@@ -50,13 +50,15 @@ async fn run_async(global: &Global, env: Env, loaded: Loaded) -> Outcome {
     report(&loaded);
     let mut signals = Signals::new()?;
     // Ports first: with one taken nothing else should have begun.
-    let listener = bind(&config.server.http.addr)
-        .await
-        .map_err(Failure::outside)?;
+    let listener = listen(
+        &config.server.http.addr,
+        "server.http.addr or GATEWAY_HTTP_ADDR",
+    )
+    .await?;
     let address = listener.local_addr().map_err(Failure::outside)?;
     let metrics = match &config.monitoring.prometheus {
         prometheus if prometheus.enabled => {
-            Some(bind(&prometheus.addr).await.map_err(Failure::outside)?)
+            Some(listen(&prometheus.addr, "monitoring.prometheus.addr").await?)
         }
         _ => None,
     };
@@ -117,6 +119,13 @@ async fn run_async(global: &Global, env: Env, loaded: Loaded) -> Outcome {
     Ok(())
 }
 
+/// Opens a listener; `key` is what chooses another address.
+async fn listen(address: &str, key: &str) -> Result<tokio::net::TcpListener, Failure> {
+    bind(address)
+        .await
+        .map_err(|error| Failure::Outside(format!("{error}; choose another address with {key}")))
+}
+
 fn serve_options(config: &Config) -> Result<ServeOptions, Failure> {
     let server = &config.server;
     let tls = match &server.tls {
@@ -133,8 +142,15 @@ fn serve_options(config: &Config) -> Result<ServeOptions, Failure> {
     } else {
         HostPolicy::Any
     };
+    let most = descriptors::connections();
+    if server.http.max_connections > most {
+        tracing::warn!(
+            "server.http.max_connections is {}, but the limit of file descriptors (`ulimit -n`) is enough for {most}",
+            server.http.max_connections
+        );
+    }
     Ok(ServeOptions {
-        max_connections: server.http.max_connections,
+        max_connections: server.http.max_connections.min(most),
         header_timeout: server.http.header_timeout,
         hosts,
         tls,
