@@ -19,7 +19,7 @@ use crate::{
 /// A way to call the gateway.
 ///
 /// The outcome of a step is one JSON object, the same through every door:
-/// `{"status", "body", "provider", "upstream_model", "session_id", "attempts", "request_id"}` for an answer, and
+/// `{"status", "body", "provider", "upstream_model", "session_id", "context", "attempts", "request_id"}` for an answer, and
 /// `"replayed": true` for one that was given before; for a stream `"text"`, `"finish_reason"`, `"usage"`, `"chunks"`, `"done"` and, if it ended so, `"error"`; for a failure
 /// `{"status", "error": {"code", "type", "param", "message"}, "should_retry"}`.
 #[async_trait]
@@ -270,6 +270,7 @@ fn lay_info(outcome: &mut Value, info: &ReplyInfo) {
     outcome["provider"] = (*info.provider).into();
     outcome["upstream_model"] = (*info.upstream_model).into();
     outcome["session_id"] = info.session_id.as_deref().into();
+    outcome["context"] = info.context.map(|context| context.as_str()).into();
     outcome["attempts"] = info.attempts.into();
     if info.replay_of.is_some() {
         outcome["replayed"] = true.into();

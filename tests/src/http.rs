@@ -163,6 +163,7 @@ fn outcome(step: &Step, answer: &Answer) -> Value {
         ("provider", "x-lyss-provider"),
         ("upstream_model", "x-lyss-model"),
         ("session_id", "x-lyss-session-id"),
+        ("context", "x-lyss-context"),
     ] {
         if let Some(value) = answer.header(header) {
             outcome[member] = value.into();

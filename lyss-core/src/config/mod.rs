@@ -126,21 +126,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("routing.fallbacks", |c| !c.routing.fallbacks.is_empty()),
     ("routing.breaker", |c| c.routing.breaker.is_some()),
     ("routing.retry_budget", |c| c.routing.retry_budget.is_some()),
-    ("session.max_tokens", |c| {
-        c.session.max_tokens != SessionConfig::default().max_tokens
-    }),
-    ("session.compression_threshold", |c| {
-        c.session.compression_threshold != SessionConfig::default().compression_threshold
-    }),
-    ("session.summary_model", |c| {
-        c.session.summary_model.is_some()
-    }),
-    ("session.keep_recent", |c| {
-        c.session.keep_recent != SessionConfig::default().keep_recent
-    }),
-    ("session.strategy", |c| {
-        c.session.strategy != CompressionStrategy::default()
-    }),
     ("limits", |c| c.limits != LimitsConfig::default()),
     ("budgets", |c| !c.budgets.is_empty()),
     ("billing.prices", |c| !c.billing.prices.is_empty()),

@@ -78,6 +78,8 @@ pub struct ProviderConfig {
     pub max_event: Option<u64>,
     /// Public model name → the name sent on.
     pub models: BTreeMap<String, String>,
+    /// How many tokens of prompt a model takes, by the name that goes upstream.
+    pub context_windows: BTreeMap<String, u64>,
     /// Headers added to every call.
     pub headers: BTreeMap<String, Secret>,
     /// Share of traffic among providers of equal priority.
@@ -116,6 +118,7 @@ impl Default for ProviderConfig {
             max_rps: None,
             max_event: None,
             models: BTreeMap::new(),
+            context_windows: BTreeMap::new(),
             headers: BTreeMap::new(),
             weight: 100,
             proxy: None,
@@ -145,6 +148,13 @@ impl Section for ProviderConfig {
             true,
             non_empty,
             &mut self.models,
+        );
+        r.entries(
+            "context_windows",
+            "a number of tokens from 256 to 100000000",
+            true,
+            context_window,
+            &mut self.context_windows,
         );
         r.entries(
             "headers",
@@ -237,6 +247,14 @@ fn read_key(
             r.error_at(node, key, format!("{reason}; accepted: a secret text"));
             None
         }
+    }
+}
+
+fn context_window(value: &str) -> Result<u64, String> {
+    match value.parse() {
+        Ok(tokens @ 256..=100_000_000) => Ok(tokens),
+        Ok(_) => Err("is out of range".to_owned()),
+        Err(_) => Err("is not a whole number".to_owned()),
     }
 }
 

@@ -13,8 +13,16 @@ pub struct SessionConfig {
     pub ttl: Duration,
     /// Stored tokens from which old turns are compressed.
     pub compression_threshold: u32,
-    /// The model that writes summaries.
+    /// The model that writes summaries. Unset: the one that the turn asks for.
     pub summary_model: Option<String>,
+    /// How long a turn waits for a summary before it goes on without.
+    pub summary_timeout: Duration,
+    /// How long a summary may take that no turn waits for.
+    pub background_summary_timeout: Duration,
+    /// Most sessions that are compressed at once in the background, by each instance.
+    pub background_compressions: usize,
+    /// Tokens of the model's window that are kept for the answer when a request sets no limit of its own.
+    pub output_reserve: u32,
     /// Newest messages that are never compressed.
     pub keep_recent: u32,
     /// How the context is made to fit.
@@ -71,6 +79,10 @@ impl Default for SessionConfig {
             ttl: Duration::from_secs(3600),
             compression_threshold: 3000,
             summary_model: None,
+            summary_timeout: Duration::from_secs(10),
+            background_summary_timeout: Duration::from_secs(60),
+            background_compressions: 8,
+            output_reserve: 1024,
             keep_recent: 5,
             strategy: CompressionStrategy::default(),
             auto_create: false,
@@ -111,6 +123,17 @@ impl Section for SessionConfig {
             &mut self.compression_threshold,
         );
         r.text("summary_model", &mut self.summary_model);
+        r.duration("summary_timeout", &mut self.summary_timeout);
+        r.duration(
+            "background_summary_timeout",
+            &mut self.background_summary_timeout,
+        );
+        r.integer(
+            "background_compressions",
+            1..=1_000,
+            &mut self.background_compressions,
+        );
+        r.integer("output_reserve", 1..=1_000_000, &mut self.output_reserve);
         r.integer("keep_recent", 1..=10_000, &mut self.keep_recent);
         r.choice("strategy", &mut self.strategy);
         r.boolean("auto_create", &mut self.auto_create);

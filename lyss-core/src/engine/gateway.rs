@@ -402,15 +402,17 @@ impl Engine {
                 let model = Model {
                     id: id.clone(),
                     provider: account.id.to_string(),
+                    max_tokens: account.window(&listed.id),
                     ..listed.clone()
                 };
                 models.entry(id).or_insert(model);
             }
         }
-        for (name, account) in table.named() {
-            models
-                .entry(name.to_owned())
-                .or_insert_with(|| Model::new(name, &*account.id));
+        for (name, target) in table.named() {
+            models.entry(name.to_owned()).or_insert_with(|| Model {
+                max_tokens: target.window(),
+                ..Model::new(name, &*target.account.id)
+            });
         }
         models
     }

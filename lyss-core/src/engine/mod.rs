@@ -30,11 +30,13 @@ use crate::{
     admission::KeyRing,
     billing::Ledger,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
+    context::tokens::Corrections,
     database::Database,
     error::Result,
     gateway::RoutingRule,
     idempotency::SharedIdempotencyStore,
     memory::{Memories, Memory},
+    pipeline::Compactions,
     provider::registry::Registry,
     resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
@@ -92,6 +94,10 @@ pub(crate) struct Inner {
     durable_sessions: bool,
     pub limits: RateLimits,
     pub stream_buffer: StreamBuffer,
+    /// What providers report against what is counted here.
+    pub corrections: Corrections,
+    /// Sessions that are being compressed.
+    pub compactions: Compactions,
     redis: Option<build::RedisPing>,
     table: ArcSwap<Table>,
     settings: ArcSwap<Settings>,
@@ -284,6 +290,14 @@ impl Inner {
     /// Ends when the engine does: for work that outlives its caller.
     pub fn cancelled(&self) -> CancellationToken {
         self.cancel.clone()
+    }
+
+    /// Runs what may be given up when the engine ends.
+    pub fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(task).await;
+        });
     }
 
     /// A call has come.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, ErrorKind, Upstream, Work},
-    types::{ChatChunk, RawObject, ReplyInfo, RequestId, Usage},
+    types::{ChatChunk, ContextUse, RawObject, ReplyInfo, RequestId, Usage},
 };
 
 /// The form of what is kept; another one is not read.
@@ -61,6 +61,8 @@ struct Info<'a> {
     upstream_model: Cow<'a, str>,
     #[serde(borrow)]
     session_id: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    context: Option<ContextUse>,
     attempts: u32,
     #[serde(borrow)]
     upstream_request_id: Option<Cow<'a, str>>,
@@ -180,6 +182,7 @@ impl<'a> Info<'a> {
             provider: Cow::Borrowed(&info.provider),
             upstream_model: Cow::Borrowed(&info.upstream_model),
             session_id: info.session_id.as_deref().map(Cow::Borrowed),
+            context: info.context,
             attempts: info.attempts,
             upstream_request_id: info.upstream_request_id.as_deref().map(Cow::Borrowed),
         }
@@ -191,6 +194,7 @@ impl<'a> Info<'a> {
             provider: Arc::from(&*self.provider),
             upstream_model: Arc::from(&*self.upstream_model),
             session_id: self.session_id.map(|id| Arc::from(&*id)),
+            context: self.context,
             attempts: self.attempts,
             memory_unavailable: false,
             upstream_request_id: self.upstream_request_id.map(Cow::into_owned),
@@ -253,6 +257,7 @@ mod tests {
             provider: "op\"enai".into(),
             upstream_model: "m\n".into(),
             session_id: Some("s".into()),
+            context: Some(ContextUse::Truncated),
             attempts: 3,
             memory_unavailable: false,
             upstream_request_id: None,
@@ -269,6 +274,7 @@ mod tests {
                 (&*info.provider, &*info.upstream_model),
                 ("op\"enai", "m\n")
             );
+            assert_eq!(info.context, Some(ContextUse::Truncated));
             assert_eq!((info.session_id.as_deref(), info.attempts), (Some("s"), 3));
         }
         reply

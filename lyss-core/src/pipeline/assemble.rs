@@ -1,22 +1,23 @@
 //! Waits for the session's turn, loads the session and splits the request into what is new and what is stored.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
+    compaction,
     history::{History, already_stored},
     turn::Reply,
 };
 use crate::{
     config::SessionConcurrency,
+    context::tokens::Counter,
     engine::Inner,
     error::{Error, ErrorKind, Result, Work},
     session::{self, Patience, TurnLease},
     types::{
         ChatRequest, Message, Principal, RawObject, RequestId, SessionKey, StoredMessage, Turn,
         Version,
-        reply::TextSize,
         session::{Appended, Prefix},
     },
 };
@@ -30,6 +31,12 @@ pub(crate) struct Turning(Option<Conversation>);
 /// A conversation at one of its turns.
 pub(crate) struct Conversation {
     pub key: SessionKey,
+    /// For whom the turn is made; a summary is on the same account.
+    caller: Principal,
+    /// The model that the turn asks for.
+    model: String,
+    /// Counts for the model that is asked first.
+    pub counter: Counter,
     /// Held until the turn is stored or given up; a fresh session needs none, nobody else knows it.
     lease: Option<TurnLease>,
     version: Version,
@@ -44,6 +51,8 @@ pub(crate) struct Conversation {
     pub stored: Vec<StoredMessage>,
     /// What the request adds.
     pub new: Vec<Bytes>,
+    /// Their tokens, once they have been counted.
+    pub new_tokens: Option<Vec<u32>>,
 }
 
 /// Waits for the turn and loads the session of a request, if it names one.
@@ -119,6 +128,9 @@ pub(crate) async fn assemble(
     let prompt = prompt.map(elements).transpose()?.unwrap_or_default();
     Ok(Turning(Some(Conversation {
         key,
+        caller: principal.clone(),
+        model: request.model().to_owned(),
+        counter: Counter::for_model(request.model()),
         lease,
         version,
         history,
@@ -127,6 +139,7 @@ pub(crate) async fn assemble(
         prefix,
         stored,
         new,
+        new_tokens: None,
     })))
 }
 
@@ -196,6 +209,58 @@ fn elements(array: &Bytes) -> Result<Vec<Bytes>> {
         .unwrap_or_default())
 }
 
+impl Conversation {
+    /// The session as compressing it needs it.
+    pub fn session(&self) -> compaction::Session {
+        compaction::Session {
+            key: self.key.clone(),
+            caller: self.caller.clone(),
+            model: self.model.clone(),
+            counter: self.counter.clone(),
+            prefix: self.prefix.clone(),
+        }
+    }
+
+    /// Tokens of the stored conversation: of what stands for its older part, and of the messages after it.
+    pub fn context_tokens(&self) -> u64 {
+        let stored = self.stored.iter().map(|message| u64::from(message.tokens));
+        self.prefix.tokens() + stored.sum::<u64>()
+    }
+
+    /// Takes over what stands for the older part of the conversation now.
+    pub fn adopt(&mut self, prefix: Prefix) {
+        self.stored.retain(|message| message.seq > prefix.upto);
+        self.prefix = prefix;
+    }
+
+    /// The new messages and the reply with their tokens.
+    async fn counted(&mut self, reply: Bytes) -> Vec<(Bytes, u32)> {
+        let known = self.new_tokens.take().unwrap_or_default();
+        let mut messages = self.new.clone();
+        messages.push(reply);
+        let uncounted = messages.get(known.len()..).unwrap_or_default().to_vec();
+        let counted = self.counter.count_messages(uncounted).await;
+        messages
+            .into_iter()
+            .zip(known.into_iter().chain(counted))
+            .collect()
+    }
+
+    /// The messages after the prefix with those of a turn that has been stored.
+    fn with(&mut self, turn: Turn) -> Vec<StoredMessage> {
+        let mut messages = std::mem::take(&mut self.stored);
+        let last = messages.last().map_or(self.prefix.upto, |last| last.seq);
+        let turns = turn.messages.into_iter().zip(last + 1..);
+        messages.extend(turns.map(|((json, tokens), seq)| StoredMessage {
+            seq,
+            turn: self.version + 1,
+            json,
+            tokens,
+        }));
+        messages
+    }
+}
+
 impl Turning {
     /// The session.
     pub fn session_id(&self) -> Option<&str> {
@@ -237,7 +302,7 @@ impl Turning {
     /// `session_conflict`, `session_store_unavailable`, `upstream_invalid_response` (an answer without a message).
     pub async fn append_answer(
         &mut self,
-        inner: &Inner,
+        inner: &Arc<Inner>,
         request_id: RequestId,
         answer: &RawObject,
     ) -> Result<()> {
@@ -253,29 +318,21 @@ impl Turning {
     /// Stores the turn with a reply; durable when it returns. The session's next turn may begin then.
     pub async fn append(
         &mut self,
-        inner: &Inner,
+        inner: &Arc<Inner>,
         request_id: RequestId,
         reply: Bytes,
     ) -> Result<()> {
         let Some(conversation) = &mut self.0 else {
             return Ok(());
         };
-        let tokens = |json: &Bytes| {
-            let size = TextSize::of(std::str::from_utf8(json).unwrap_or_default());
-            u32::try_from(size.tokens()).unwrap_or(u32::MAX)
-        };
+        let messages = conversation.counted(reply.clone()).await;
         let mut history = conversation.history.clone();
         history.push_json(&reply);
         let turn = Turn {
             request_id,
             system: conversation.system.clone(),
             history: history.into_stored(),
-            messages: conversation
-                .new
-                .iter()
-                .chain([&reply])
-                .map(|json| (json.clone(), tokens(json)))
-                .collect(),
+            messages,
         };
         let (key, version) = (&conversation.key, conversation.version);
         let stored = session::save(&*inner.sessions, key, &turn, version).await;
@@ -286,6 +343,9 @@ impl Turning {
         }
         if stored == Appended::Deleted {
             tracing::debug!(%request_id, "the session was deleted during its turn and stays so");
+        } else {
+            let session = conversation.session();
+            compaction::after_turn(inner, session, conversation.with(turn));
         }
         Ok(())
     }

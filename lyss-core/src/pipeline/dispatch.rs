@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::finish::Record;
+use super::{finish::Record, fit::Prompt};
 use crate::{
     balance::{Candidate as Choice, Outcome, PickContext},
     config::RetryOn,
@@ -71,6 +71,7 @@ pub(crate) async fn dispatch<T, F, Fut>(
     route: &Route,
     need: Need,
     session: Option<&SessionKey>,
+    prompt: Option<Prompt>,
     call: F,
 ) -> Result<Dispatched<T>>
 where
@@ -80,7 +81,7 @@ where
     let settings = inner.settings().clone();
     let most = settings.max_retries.saturating_add(1);
     let context = PickContext { session };
-    let mut choices = Choices::new(route, need);
+    let mut choices = Choices::new(route, need, prompt);
     let mut last: Option<Error> = None;
     let mut attempt = 0;
     while attempt < most {
@@ -190,7 +191,7 @@ fn is_ours(error: &Error) -> bool {
 }
 
 impl<'a> Choices<'a> {
-    fn new(route: &'a Route, need: Need) -> Self {
+    fn new(route: &'a Route, need: Need, prompt: Option<Prompt>) -> Self {
         let state = |target: &Arc<Target>| {
             let can = target.account.provider.capabilities();
             let able = match need {
@@ -198,10 +199,12 @@ impl<'a> Choices<'a> {
                 Need::Stream => can.stream,
                 Need::Embeddings => can.embeddings,
             };
-            if able {
-                State::Fresh
-            } else {
+            if !able {
                 State::Out("unsupported")
+            } else if prompt.is_some_and(|prompt| !prompt.fits(target)) {
+                State::Out("context_too_small")
+            } else {
+                State::Fresh
             }
         };
         let states = route

@@ -20,7 +20,7 @@ use crate::{
     telemetry::metrics::Finished,
     types::{
         ChatRequest, LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
-        log::{Attempt, Candidate, MemoryNote, rfc3339},
+        log::{Attempt, Candidate, ContextDecision, MemoryNote, rfc3339},
         reply::TextSize,
     },
 };
@@ -109,6 +109,16 @@ impl Record {
     /// Notes what the memory gave.
     pub fn recalled(&mut self, note: MemoryNote) {
         self.row.decision.get_or_insert_default().memory = Some(note);
+    }
+
+    /// Notes how the session's conversation was made to fit.
+    pub fn context(&mut self, context: ContextDecision) {
+        self.row.decision.get_or_insert_default().context = Some(context);
+    }
+
+    /// Notes time that was spent waiting for a provider, other than for the answer.
+    pub fn waited_for(&mut self, time: Duration) {
+        self.waited += time;
     }
 
     /// Notes why each target was taken or not.

@@ -17,21 +17,25 @@
 
 mod admit;
 mod assemble;
+mod compaction;
 mod compress;
 mod cover;
 mod deliver;
 mod dispatch;
 mod execute;
 mod finish;
+mod fit;
 mod history;
 mod once;
 mod recall;
+mod summary;
 mod turn;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 pub(crate) use admit::{authenticate, identify};
 pub(crate) use assemble::{NEW_SESSION, name_session, new_session_id};
+pub(crate) use compaction::Compactions;
 
 use crate::{
     engine::Inner,
@@ -41,6 +45,7 @@ use crate::{
         LogRow, RawObject, ReplyInfo, UsageSource, log::Purpose, reply::TextSize,
     },
 };
+use compress::Fitted;
 use dispatch::{Dispatched, Need};
 use finish::Record;
 use once::{Begun, Once};
@@ -73,13 +78,28 @@ pub(crate) async fn chat(
         record.session(turn.session_id());
         let mut remembering =
             recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
-        let request = compress::compress(&mut turn, request, remembering.take_block())?;
-        cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
+        let memories = remembering.take_block();
+        let fitted =
+            compress::compress(&inner, &mut record, &mut turn, request, &route, memories).await?;
+        let Fitted {
+            request,
+            prompt,
+            context: sent,
+        } = fitted;
+        cover::cover(&mut record)?;
         once.dispatching().await?;
         let call = |target, call| execute::chat(target, call, request.clone());
-        let Dispatched { value, target, .. } =
-            dispatch::dispatch(&inner, &mut record, &route, Need::Chat, turn.key(), call).await?;
+        let Dispatched { value, target, .. } = dispatch::dispatch(
+            &inner,
+            &mut record,
+            &route,
+            Need::Chat,
+            turn.key(),
+            prompt,
+            call,
+        )
+        .await?;
         let (usage, source) = match value.usage {
             Some(usage) => (usage, UsageSource::Reported),
             None => (
@@ -94,7 +114,10 @@ pub(crate) async fn chat(
             remembering.remember_answer(context.request_id, &value.body);
         }
         Ok(ChatResponse {
-            info: info(&record, &context, &target, &turn, value.upstream_request_id),
+            info: ReplyInfo {
+                context: sent,
+                ..info(&record, &context, &target, &turn, value.upstream_request_id)
+            },
             body: value.body,
             usage,
         })
@@ -128,15 +151,30 @@ pub(crate) async fn chat_stream(
         record.session(turn.session_id());
         let mut remembering =
             recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
-        let request = compress::compress(&mut turn, request, remembering.take_block())?;
-        cover::cover(&mut record)?;
         let route = inner.table().resolve(request.model())?;
+        let memories = remembering.take_block();
+        let fitted =
+            compress::compress(&inner, &mut record, &mut turn, request, &route, memories).await?;
+        let Fitted {
+            request,
+            prompt,
+            context: sent,
+        } = fitted;
+        cover::cover(&mut record)?;
         once.dispatching().await?;
         let call = |target, call| execute::chat_stream(target, call, request.clone());
-        let dispatched =
-            dispatch::dispatch(&inner, &mut record, &route, Need::Stream, turn.key(), call).await?;
+        let dispatched = dispatch::dispatch(
+            &inner,
+            &mut record,
+            &route,
+            Need::Stream,
+            turn.key(),
+            prompt,
+            call,
+        )
+        .await?;
         record.first_chunk();
-        Ok((turn, remembering, request, dispatched))
+        Ok((turn, remembering, request, sent, dispatched))
     }
     .await;
     match outcome {
@@ -144,19 +182,23 @@ pub(crate) async fn chat_stream(
             turn,
             remembering,
             request,
+            sent,
             Dispatched {
                 value,
                 target,
                 in_flight,
             },
         )) => {
-            let info = info(
-                &record,
-                &context,
-                &target,
-                &turn,
-                value.upstream_request_id.clone(),
-            );
+            let info = ReplyInfo {
+                context: sent,
+                ..info(
+                    &record,
+                    &context,
+                    &target,
+                    &turn,
+                    value.upstream_request_id.clone(),
+                )
+            };
             once.opened(&info);
             let chunks = deliver::deliver(deliver::Running {
                 inner,
@@ -252,7 +294,7 @@ async fn embedded(
     }
     let call = |target, call| execute::embed(target, call, request.clone());
     let Dispatched { value, target, .. } =
-        dispatch::dispatch(inner, record, &route, Need::Embeddings, None, call).await?;
+        dispatch::dispatch(inner, record, &route, Need::Embeddings, None, None, call).await?;
     let (usage, source) = match value.usage {
         Some(usage) => (usage, UsageSource::Reported),
         None => {
@@ -273,6 +315,7 @@ async fn embedded(
         provider: Arc::clone(&target.account.id),
         upstream_model: Arc::clone(&target.upstream_model),
         session_id: None,
+        context: None,
         attempts: record.attempts(),
         memory_unavailable: false,
         upstream_request_id: value.upstream_request_id,
@@ -297,6 +340,7 @@ fn info(
         provider: Arc::clone(&target.account.id),
         upstream_model: Arc::clone(&target.upstream_model),
         session_id: turn.session_id().map(Arc::from),
+        context: None,
         attempts: record.attempts(),
         memory_unavailable: record.memory_unavailable(),
         upstream_request_id,

@@ -289,11 +289,11 @@ impl Table {
         .with_param("model"))
     }
 
-    /// Names that have a route of their own, with the provider that serves them first.
-    pub fn named(&self) -> impl Iterator<Item = (&str, &Arc<Account>)> {
+    /// Names that have a route of their own, with the target that serves them first.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Arc<Target>)> {
         self.routes.iter().filter_map(|(name, route)| {
             let target = route.tiers.first()?.targets.first()?;
-            Some((name.as_str(), &target.account))
+            Some((name.as_str(), target))
         })
     }
 

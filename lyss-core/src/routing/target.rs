@@ -1,14 +1,18 @@
 //! What a call can go to.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 
 use crate::{
     balance::LoadBalancer,
+    context::model_windows::known_window,
     provider::{Provider, preset},
     resilience::{health::Health, limit::RateLimit, timeout::Timeouts},
     types::Model,
@@ -40,6 +44,8 @@ pub struct Account {
     pub running: Arc<AtomicUsize>,
     /// The models it listed when last asked.
     pub models: ArcSwap<Vec<Model>>,
+    /// How many tokens of prompt its models take, as configured, by the name that goes upstream.
+    pub context_windows: BTreeMap<String, u64>,
     /// Calls running on it now.
     pub in_flight: AtomicUsize,
     /// Shares over the keys of the provider, kept at its first account.
@@ -50,6 +56,21 @@ impl Account {
     /// Whether the provider is known for a model of this name.
     pub fn knows(&self, model: &str) -> bool {
         preset::knows(&self.kind, self.preset.as_deref(), model)
+    }
+
+    /// How many tokens of prompt a model takes, as far as it is known: as configured, else as the provider lists it,
+    /// else as it is known of the name.
+    pub fn window(&self, upstream_model: &str) -> Option<u64> {
+        let listed = || {
+            let models = self.models.load();
+            let model = models.iter().find(|model| model.id == upstream_model)?;
+            model.max_tokens.filter(|tokens| *tokens > 0)
+        };
+        self.context_windows
+            .get(upstream_model)
+            .copied()
+            .or_else(listed)
+            .or_else(|| known_window(upstream_model))
     }
 
     /// Whether as many calls run as may.
@@ -107,6 +128,11 @@ impl Target {
             hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
         hash
+    }
+
+    /// How many tokens of prompt it takes, as far as it is known.
+    pub fn window(&self) -> Option<u64> {
+        self.account.window(&self.upstream_model)
     }
 
     /// Whether two targets take the same share of the same work.

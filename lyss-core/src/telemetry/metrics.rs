@@ -89,6 +89,7 @@ pub struct Metrics {
     retries: Family<ProviderLabels, Counter>,
     rate_limited: Family<ProviderLabels, Counter>,
     limited_alone: Counter<u64, AtomicU64>,
+    compressions: Family<OutcomeLabels, Counter>,
     refused: Family<CodeLabels, Counter>,
     spool_records: Gauge<i64>,
     stream_buffer: Gauge<i64>,
@@ -270,6 +271,12 @@ impl Default for Metrics {
             "Calls whose max_rps this instance counted alone, because Redis did not answer in time",
             limited_alone.clone(),
         );
+        let compressions = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "gateway_session_compressions",
+            "Sessions whose older messages were to be compressed, by how that ended",
+            compressions.clone(),
+        );
         let refused = Family::<CodeLabels, Counter>::default();
         registry.register(
             "gateway_refused_requests",
@@ -320,6 +327,7 @@ impl Default for Metrics {
             retries,
             rate_limited,
             limited_alone,
+            compressions,
             refused,
             spool_records,
             stream_buffer,
@@ -448,6 +456,15 @@ impl Metrics {
         self.rate_limited
             .get_or_create(&ProviderLabels {
                 provider: provider.into(),
+            })
+            .inc();
+    }
+
+    /// The compression of a session has ended.
+    pub fn compressed(&self, outcome: &'static str) {
+        self.compressions
+            .get_or_create(&OutcomeLabels {
+                outcome: outcome.into(),
             })
             .inc();
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{call::RequestId, usage::UsageSource};
+use super::{call::RequestId, session::ContextUse, usage::UsageSource};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -210,6 +210,9 @@ pub struct Decision {
     /// The request whose answer was given again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<String>,
+    /// How the session's conversation was made to fit, where it was not sent whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextDecision>,
     /// Every target of the model, and why it was or was not taken.
     #[serde(default)]
     pub candidates: Vec<Candidate>,
@@ -235,6 +238,30 @@ pub struct MemoryNote {
     pub latency_ms: u64,
 }
 
+/// How a stored conversation was made to fit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContextDecision {
+    /// What was sent of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<ContextUse>,
+    /// Its tokens that were sent, the summary included.
+    pub sent_tokens: u64,
+    /// Most that could be sent: `session.max_tokens`, or what the model's window left.
+    pub room: u64,
+    /// Stored messages that were not sent one by one.
+    pub left_out: u64,
+    /// Whether the user's memories had to be left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_memories: bool,
+    /// How the compression ended that this turn waited for: `summarized`, `truncated`, `waited` (for another one), or
+    /// why not: `failed`, `timeout`, `empty`, `too_long`, `lost`, `busy`, `resting` (it failed a moment ago).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Cow<'static, str>>,
+    /// The request that made the summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary_request_id: Option<String>,
+}
+
 /// One target that could have served a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -246,7 +273,8 @@ pub struct Candidate {
     pub priority: u32,
     /// Its weight within the tier.
     pub weight: u32,
-    /// `picked`, or why not: `not_needed`, `unhealthy`, `rate_limited`, `paused`, `busy`, `unsupported`, `tried`, `weight_zero`.
+    /// `picked`, or why not: `not_needed`, `unhealthy`, `rate_limited`, `paused`, `busy`, `unsupported`, `tried`, `weight_zero`,
+    /// `context_too_small`, `auth_failed`, `account_refused`.
     pub reason: Cow<'static, str>,
 }
 

@@ -18,5 +18,5 @@ pub use log::{Decision, LogRow, Status};
 pub use model::Model;
 pub use raw::{RawObject, RawValue, Segments};
 pub use reply::{ChatChunk, ChatResponse, ChatStream, EmbeddingResponse, ReplyInfo};
-pub use session::{Session, SessionKey, StoredMessage, Turn, Version};
+pub use session::{ContextUse, Session, SessionKey, StoredMessage, Turn, Version};
 pub use usage::{Usage, UsageSource};

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::Stream;
 
-use super::{call::RequestId, raw::RawObject, usage::Usage};
+use super::{call::RequestId, raw::RawObject, session::ContextUse, usage::Usage};
 use crate::{error::Result, resilience::stream_buffer::StreamBuffer};
 
 /// What the gateway says about an answer (the `x-lyss-*` headers).
@@ -24,6 +24,8 @@ pub struct ReplyInfo {
     pub upstream_model: Arc<str>,
     /// The session the turn was stored in.
     pub session_id: Option<Arc<str>>,
+    /// What of the session's conversation was sent; `None`: all of it, or there is none.
+    pub context: Option<ContextUse>,
     /// Number of attempts, the successful one included.
     pub attempts: u32,
     /// Whether the memory was asked and did not answer, so that the call went on without.

@@ -29,6 +29,26 @@ pub enum SessionStatus {
     Compressing,
 }
 
+/// What of a stored conversation a model was sent, where it was not all of it word for word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextUse {
+    /// A summary stands for the older messages.
+    Compressed,
+    /// Older messages were left out.
+    Truncated,
+}
+
+impl ContextUse {
+    /// The word in the header `x-lyss-context`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Compressed => "compressed",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
 /// What is known of a session without its messages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
@@ -78,6 +98,16 @@ pub struct Prefix {
     pub summary: Option<Bytes>,
     /// Tokens of the summary.
     pub summary_tokens: u32,
+}
+
+impl Prefix {
+    /// Tokens of what stands for its messages.
+    pub fn tokens(&self) -> u64 {
+        match &self.summary {
+            Some(_) => u64::from(self.summary_tokens),
+            None => 0,
+        }
+    }
 }
 
 /// A session as a turn needs it.

@@ -62,6 +62,9 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     if let Some(session) = &info.session_id {
         error::insert(headers, X_SESSION_ID, session);
     }
+    if let Some(context) = info.context {
+        error::insert(headers, "x-lyss-context", context.as_str());
+    }
     headers.insert("x-lyss-attempts", info.attempts.into());
     if info.replay_of.is_some() {
         headers.insert(

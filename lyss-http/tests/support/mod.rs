@@ -83,6 +83,7 @@ fn info(context: &CallContext) -> ReplyInfo {
         provider: "p1".into(),
         upstream_model: "up-1".into(),
         session_id: Some("s1".into()),
+        context: None,
         attempts: 2,
         replay_of: None,
         memory_unavailable: false,
