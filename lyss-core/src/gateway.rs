@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    context::tokens::Tokenizer,
     error::{Error, Result},
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
@@ -50,6 +51,17 @@ pub trait Gateway: Send + Sync + 'static {
         context: CallContext,
         request: EmbeddingRequest,
     ) -> Result<EmbeddingResponse>;
+
+    /// Counts the tokens of a chat request's prompt for the model it would be sent to first. A session that it names is not
+    /// looked into: what counts is the body.
+    ///
+    /// # Errors
+    /// `model_not_found`, `model_not_allowed`, and those of reading the messages.
+    async fn count_tokens(
+        &self,
+        context: CallContext,
+        request: ChatRequest,
+    ) -> Result<PromptTokens>;
 
     /// The models that the caller may use, by name.
     async fn models(&self, context: CallContext) -> Result<Vec<Model>>;
@@ -110,6 +122,27 @@ pub trait Gateway: Send + Sync + 'static {
     fn count_refused(&self, error: &Error) {
         let _ = error;
     }
+}
+
+/// The tokens of a prompt, and of what it is made up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokens {
+    /// The model asked for.
+    pub model: String,
+    /// The model name that would go upstream.
+    pub upstream_model: String,
+    /// What the tokens are counted with.
+    pub tokenizer: Tokenizer,
+    /// The whole prompt: the sum of all that follows.
+    pub input_tokens: u64,
+    /// Each message, in order.
+    pub messages: Vec<u32>,
+    /// The definitions of the tools.
+    pub tools: u32,
+    /// The schema of `response_format`.
+    pub response_format: u32,
+    /// What primes the reply.
+    pub reply: u32,
 }
 
 /// A session to create.

@@ -62,7 +62,7 @@ async fn every_route_has_its_policy() {
                 .replace("{*id}", "a/b")
                 .replace("{id}", "7");
             let body = match (route.method.as_str(), path.rsplit('/').next().unwrap()) {
-                ("POST", "completions") => HELLO,
+                ("POST", "completions" | "tokens") => HELLO,
                 ("POST", "embeddings") => r#"{"model":"m","input":"x"}"#,
                 ("POST", "sessions") => "{}",
                 ("POST" | "PUT", _) => rule,

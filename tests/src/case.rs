@@ -37,7 +37,7 @@ pub struct Case {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// `chat`, `stream`, `embed`, `models`, `model`, `create_session`, `session`, `sessions`, `messages`,
+    /// `chat`, `stream`, `embed`, `tokens`, `models`, `model`, `create_session`, `session`, `sessions`, `messages`,
     /// `delete_session`, `request`.
     pub call: String,
     /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`.

@@ -157,6 +157,16 @@ impl Reading {
         }
     }
 
+    /// The content that the events so far have brought.
+    pub fn content(&self) -> String {
+        String::from_utf8_lossy(&self.read)
+            .split_inclusive("\n\n")
+            .filter(|event| event.ends_with("\n\n"))
+            .filter_map(|event| serde_json::from_str::<Value>(event.strip_prefix("data:")?).ok())
+            .filter_map(|chunk| Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned()))
+            .collect()
+    }
+
     /// Reads to the end.
     ///
     /// # Errors

@@ -212,6 +212,10 @@ impl RustDoor {
                     .await?;
                 described(&answer.info, &answer.body.to_bytes())
             }
+            "tokens" => {
+                let request = ChatRequest::parse(body())?;
+                json!({"status": 200, "body": gateway.count_tokens(context, request).await?})
+            }
             "models" => {
                 json!({"status": 200, "body": {"object": "list", "data": gateway.models(context).await?}})
             }

@@ -99,6 +99,7 @@ impl Door for HttpDoor {
         let (method, path) = match step.call.as_str() {
             "chat" | "stream" => ("POST", "/v1/chat/completions".to_owned()),
             "embed" => ("POST", "/v1/embeddings".to_owned()),
+            "tokens" => ("POST", "/v1/tokens".to_owned()),
             "models" => ("GET", "/v1/models".to_owned()),
             "model" => ("GET", format!("/v1/models/{id}")),
             "create_session" => ("POST", "/v1/sessions".to_owned()),

@@ -4,6 +4,10 @@
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
+use lyss_core::{
+    context::tokens::{Counter, Tokenizer},
+    types::ChatRequest,
+};
 use lyss_mock_provider::{Entry, MockProvider, Options, Outcome};
 use lyss_tests::{
     client::{CHAT, Client, chat},
@@ -120,6 +124,38 @@ async fn in_the_middle_of_a_stream() {
                 "after {k}: {row}"
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_known_tokenizer_not_a_token_is_lost_or_added() {
+    let gateway = Gateway::start().await;
+    // The first one loads the vocabulary.
+    for (model, k) in [("gpt-4o-mini", 5), ("gpt-4o", 2), ("gpt-4-turbo", 9)] {
+        let body = streamed(model, "one two three [[chunks:500 size:7 every:150]]");
+        let client = gateway.client();
+        let mut reading = client.open("POST", CHAT, Some(&body)).await.unwrap();
+        assert!(reading.events(k).await.unwrap());
+        let content = reading.content();
+        // The next event is far: what has been read is all that was delivered.
+        drop(reading);
+
+        let counter = Counter::for_model(model);
+        assert_ne!(counter.tokenizer(), Tokenizer::Estimate);
+        let request = ChatRequest::parse(body.to_string().into()).unwrap();
+        let row = gateway.row(model).await;
+        assert_eq!(row["usage_source"], "partial", "{row}");
+        assert!(!content.is_empty());
+        assert_eq!(
+            row["output_tokens"],
+            counter.text(&content),
+            "{content:?}: {row}"
+        );
+        assert_eq!(
+            row["input_tokens"],
+            counter.request(&request).input_tokens,
+            "{row}"
+        );
     }
 }
 

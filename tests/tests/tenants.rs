@@ -87,7 +87,7 @@ impl Tenants {
     fn body(&self, route: &Route) -> Option<Value> {
         match (&route.method, route.path) {
             (&Method::GET | &Method::DELETE, _) => None,
-            (_, "/chat/completions") => Some(chat("gpt-4o-mini", "hello")),
+            (_, "/chat/completions" | "/tokens") => Some(chat("gpt-4o-mini", "hello")),
             (_, "/embeddings") => {
                 Some(json!({"model": "text-embedding-3-small", "input": "hello"}))
             }
@@ -150,7 +150,8 @@ async fn revoked_key(world: &World, client: &Client) -> String {
 fn foreign(route: &Route) -> u16 {
     match (&route.method, route.path) {
         // Nobody's: the same for all.
-        (_, "/chat/completions" | "/embeddings" | "/models" | "/models/{*id}") => 200,
+        (_, "/chat/completions" | "/tokens" | "/embeddings") => 200,
+        (_, "/models" | "/models/{*id}") => 200,
         // His own.
         (_, "/sessions" | "/requests" | "/usage") => 200,
         // Always: it tells nothing.
@@ -244,6 +245,7 @@ async fn nobody_speaks_for_another() {
     let embeddings = json!({"model": "m", "input": "x", "user_id": "alice"});
     for (path, body) in [
         ("/v1/chat/completions", &body),
+        ("/v1/tokens", &body),
         ("/v1/embeddings", &embeddings),
         ("/v1/sessions", &sessions),
     ] {

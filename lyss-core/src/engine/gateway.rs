@@ -16,8 +16,8 @@ use super::{DRAIN_UNARY, Engine};
 use crate::{
     error::{Error, ErrorKind, Result},
     gateway::{
-        Gateway, Health, HealthStatus, NewSession, PageQuery, Ready, RequestPage, RequestQuery,
-        RoutingRule, UsageQuery, UsageTotal,
+        Gateway, Health, HealthStatus, NewSession, PageQuery, PromptTokens, Ready, RequestPage,
+        RequestQuery, RoutingRule, UsageQuery, UsageTotal,
     },
     pipeline,
     resilience::health::Away,
@@ -79,6 +79,34 @@ impl Gateway for Engine {
             pipeline::embed(inner, context, request, gone)
         })
         .await
+    }
+
+    async fn count_tokens(
+        &self,
+        context: CallContext,
+        request: ChatRequest,
+    ) -> Result<PromptTokens> {
+        let (user_id, user) = (request.user_id(), request.user());
+        let principal = self.identify_for(&context, user_id, user).await?;
+        principal.may_use(request.model())?;
+        request.messages()?;
+        let route = self.0.table().resolve(request.model())?;
+        let first = route.tiers.first().and_then(|tier| tier.targets.first());
+        let model = request.model().to_owned();
+        let upstream_model =
+            first.map_or_else(|| model.clone(), |target| target.upstream_model.to_string());
+        let counter = self.0.corrections.counter(&upstream_model);
+        let count = counter.count_request(request).await;
+        Ok(PromptTokens {
+            model,
+            upstream_model,
+            tokenizer: counter.tokenizer(),
+            input_tokens: count.input_tokens,
+            messages: count.messages,
+            tools: count.tools,
+            response_format: count.response_format,
+            reply: count.reply,
+        })
     }
 
     async fn models(&self, context: CallContext) -> Result<Vec<Model>> {
@@ -356,7 +384,16 @@ impl Engine {
     }
 
     async fn identify(&self, context: &CallContext, user_id: Option<&str>) -> Result<Principal> {
-        pipeline::identify(&self.0, context, user_id, None)
+        self.identify_for(context, user_id, None).await
+    }
+
+    async fn identify_for(
+        &self,
+        context: &CallContext,
+        user_id: Option<&str>,
+        user: Option<&str>,
+    ) -> Result<Principal> {
+        pipeline::identify(&self.0, context, user_id, user)
             .await
             .inspect_err(|error| self.0.metrics.refused(error.code()))
     }

@@ -78,6 +78,8 @@ pub struct Engine(pub(crate) Arc<Inner>);
 /// What all clones share.
 pub(crate) struct Inner {
     pub metrics: Metrics,
+    /// How far estimated tokens are off, by upstream model.
+    pub corrections: Corrections,
     pub ledger: Ledger,
     pub database: Database,
     pub sessions: SharedSessionStore,
@@ -94,8 +96,6 @@ pub(crate) struct Inner {
     durable_sessions: bool,
     pub limits: RateLimits,
     pub stream_buffer: StreamBuffer,
-    /// What providers report against what is counted here.
-    pub corrections: Corrections,
     /// Sessions that are being compressed.
     pub compactions: Compactions,
     redis: Option<build::RedisPing>,

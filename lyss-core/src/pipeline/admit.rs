@@ -69,18 +69,7 @@ fn may(inner: &Inner, principal: &Principal, asked: &Asked<'_>) -> Result<()> {
             "the gateway is shutting down; try another instance",
         ));
     }
-    if let Some(models) = &principal.models
-        && !models.iter().any(|model| model == asked.model)
-    {
-        return Err(Error::new(
-            ErrorKind::ModelNotAllowed,
-            format!(
-                "this API key may not use the model `{}`",
-                asked.model.chars().take(100).collect::<String>()
-            ),
-        )
-        .with_param("model"));
-    }
+    principal.may_use(asked.model)?;
     if inner.over_capacity() {
         return Err(Error::new(
             ErrorKind::Overloaded,

@@ -7,15 +7,11 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::{
-    assemble::Turning,
-    execute::Opened,
-    finish::{Record, count},
-    once::Once,
-    recall::Remembering,
+    assemble::Turning, count, execute::Opened, finish::Record, once::Once, recall::Remembering,
     turn::Reply,
 };
 use crate::{
@@ -23,10 +19,7 @@ use crate::{
     error::{Error, ErrorKind, Result, Work},
     resilience::{stream_buffer::Share, timeout::Paced},
     routing::{InFlight, Target},
-    types::{
-        ChatChunk, ChatRequest, Usage, UsageSource,
-        reply::{ChunkStream, TextSize},
-    },
+    types::{ChatChunk, ChatRequest, Usage, UsageSource, delivered::Delivered, reply::ChunkStream},
 };
 
 /// How long the end of a stream is waited for whose caller left at `finish_reason`: the usage chunk is all that is
@@ -70,9 +63,9 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         target,
         first: Some(opened.first),
         rest: opened.rest,
-        _in_flight: in_flight,
+        in_flight,
         usage: None,
-        delivered: TextSize::default(),
+        delivered: Arc::default(),
         reply: Reply::default(),
         held: VecDeque::new(),
         held_bytes: 0,
@@ -121,8 +114,7 @@ fn detached(mut delivery: Delivery) -> ChunkStream {
             () = cancel.cancelled() => {}
         }
         if !delivery.over {
-            delivery.settle_usage(UsageSource::Partial);
-            delivery.record.is_partial();
+            delivery.abandon();
         }
     });
     futures::stream::unfold(Some(receiver), |receiver| async move {
@@ -154,9 +146,10 @@ struct Delivery {
     target: Arc<Target>,
     first: Option<ChatChunk>,
     rest: Paced,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     usage: Option<Usage>,
-    delivered: TextSize,
+    /// Kept while no usage is reported.
+    delivered: Arc<Delivered>,
     reply: Reply,
     held: VecDeque<ChatChunk>,
     held_bytes: usize,
@@ -183,7 +176,7 @@ impl Delivery {
                 Some(Err(error)) => Err(error),
                 None => {
                     self.target.account.health.succeeded();
-                    self.settle_usage(UsageSource::Counted);
+                    self.settle_usage(UsageSource::Counted).await;
                     match self.store().await {
                         Ok(()) => {
                             for chunk in &self.held {
@@ -211,7 +204,7 @@ impl Delivery {
                     // Some of it has been delivered, so it has been worked on.
                     let error = error.with_work(Work::Unknown);
                     self.target.account.health.failed(&error);
-                    self.settle_usage(UsageSource::Partial);
+                    self.settle_usage(UsageSource::Partial).await;
                     self.once.settle_stream(Some(&error)).await;
                     self.end(Err(error.kind()), |record| record.end(Some(&error)));
                     return Some(Err(error));
@@ -234,11 +227,16 @@ impl Delivery {
     ///
     /// # Errors
     /// `overloaded` if all streams together hold too much.
-    fn pass(&mut self, chunk: ChatChunk) -> Result<Option<ChatChunk>> {
+    fn pass(&mut self, mut chunk: ChatChunk) -> Result<Option<ChatChunk>> {
+        let delivered = Arc::make_mut(&mut self.delivered);
         if let Some(usage) = chunk.usage {
             self.usage = Some(usage);
+            delivered.forget();
+        } else if self.usage.is_none() {
+            for piece in std::mem::take(&mut chunk.delivered) {
+                delivered.push(piece);
+            }
         }
-        self.delivered = self.delivered.plus(chunk.delivered);
         let in_session = self.turn.in_session();
         if in_session || self.remembering.wants_reply() {
             self.reply.push(&chunk.json());
@@ -258,7 +256,7 @@ impl Delivery {
             self.held_bytes += chunk.frame().len();
         }
         let reply = match in_session {
-            true => self.delivered.most_bytes(),
+            true => self.reply.size(),
             false => 0,
         };
         self.kept.hold(self.held_bytes.saturating_add(reply))?;
@@ -284,13 +282,56 @@ impl Delivery {
         Ok(())
     }
 
-    fn settle_usage(&mut self, otherwise: UsageSource) {
+    async fn settle_usage(&mut self, otherwise: UsageSource) {
         match self.usage {
-            Some(usage) => self.record.used(usage, UsageSource::Reported),
+            Some(usage) => {
+                count::learn(&self.inner, &self.target, &self.request, usage);
+                self.record.used(usage, UsageSource::Reported);
+            }
             None => {
-                let counted = count(&self.request, self.delivered);
+                let counter = count::counter(&self.inner, &self.target);
+                let (request, delivered) = (self.request.clone(), Arc::clone(&self.delivered));
+                let counted = count::of_delivered(counter, request, delivered).await;
                 self.record.used(counted, otherwise);
             }
+        }
+    }
+
+    /// Ends a stream whose caller is gone: what the provider had counted so far, else what was delivered. The call
+    /// upstream ends at once; counting may take its time.
+    fn abandon(self) {
+        let Self {
+            inner,
+            mut record,
+            turn,
+            request,
+            target,
+            rest,
+            in_flight,
+            usage,
+            delivered,
+            ..
+        } = self;
+        drop((rest, in_flight, turn));
+        let tasks = inner.tasks().clone();
+        let mut settling = Box::pin(async move {
+            match usage {
+                Some(usage) => record.used(usage, UsageSource::Reported),
+                None => {
+                    let counter = count::counter(&inner, &target);
+                    let counted = count::of_delivered(counter, request, delivered).await;
+                    record.used(counted, UsageSource::Partial);
+                }
+            }
+            record.is_partial();
+        });
+        let settled = settling.as_mut().now_or_never().is_some();
+        // While this thread is falling, the record is to see it: it is dropped here, uncounted.
+        if !settled
+            && !std::thread::panicking()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            tasks.spawn_on(settling, &runtime);
         }
     }
 
@@ -298,7 +339,7 @@ impl Delivery {
     async fn read_out(mut self) {
         let rest = async { while let Some(Ok(_)) = self.next().await {} };
         if tokio::time::timeout(READ_OUT, rest).await.is_err() || !self.over {
-            self.settle_usage(UsageSource::Counted);
+            self.settle_usage(UsageSource::Counted).await;
             self.end(Ok(()), |record| record.end(None));
         }
     }
@@ -309,7 +350,7 @@ struct Guard(Option<Delivery>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Some(mut delivery) = self.0.take().filter(|delivery| !delivery.over) else {
+        let Some(delivery) = self.0.take().filter(|delivery| !delivery.over) else {
             return;
         };
         let complete = delivery.finished && !delivery.turn.in_session();
@@ -317,9 +358,7 @@ impl Drop for Guard {
             let tasks = delivery.inner.tasks().clone();
             tasks.spawn_on(delivery.read_out(), &runtime);
         } else {
-            // What the provider had counted so far, or what was delivered.
-            delivery.settle_usage(UsageSource::Partial);
-            delivery.record.is_partial();
+            delivery.abandon();
         }
     }
 }

@@ -19,9 +19,8 @@ use crate::{
     routing::{Route, Target},
     telemetry::metrics::Finished,
     types::{
-        ChatRequest, LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
+        LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
         log::{Attempt, Candidate, ContextDecision, MemoryNote, rfc3339},
-        reply::TextSize,
     },
 };
 
@@ -281,19 +280,4 @@ impl Drop for Record {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The usage of a call whose provider reported none, as far as it can be told from the texts.
-pub(crate) fn count(request: &ChatRequest, delivered: TextSize) -> Usage {
-    let prompt = request
-        .body()
-        .get("messages")
-        .map_or(TextSize::default(), |messages| {
-            TextSize::of(messages.text())
-        });
-    Usage {
-        input_tokens: prompt.tokens(),
-        output_tokens: delivered.tokens(),
-        ..Usage::default()
-    }
 }

@@ -19,6 +19,7 @@ mod admit;
 mod assemble;
 mod compaction;
 mod compress;
+mod count;
 mod cover;
 mod deliver;
 mod dispatch;
@@ -42,7 +43,7 @@ use crate::{
     error::Result,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, RawObject, ReplyInfo, UsageSource, log::Purpose, reply::TextSize,
+        LogRow, RawObject, ReplyInfo, log::Purpose,
     },
 };
 use compress::Fitted;
@@ -100,13 +101,8 @@ pub(crate) async fn chat(
             call,
         )
         .await?;
-        let (usage, source) = match value.usage {
-            Some(usage) => (usage, UsageSource::Reported),
-            None => (
-                finish::count(&request, delivered(&value.body)),
-                UsageSource::Counted,
-            ),
-        };
+        let (usage, source) =
+            count::of_answer(&inner, &target, &request, value.usage, &value.body).await;
         record.used(usage, source);
         if !record.is_gone() {
             turn.append_answer(&inner, context.request_id, &value.body)
@@ -295,20 +291,7 @@ async fn embedded(
     let call = |target, call| execute::embed(target, call, request.clone());
     let Dispatched { value, target, .. } =
         dispatch::dispatch(inner, record, &route, Need::Embeddings, None, None, call).await?;
-    let (usage, source) = match value.usage {
-        Some(usage) => (usage, UsageSource::Reported),
-        None => {
-            let input = request
-                .body()
-                .get("input")
-                .map_or(TextSize::default(), |input| TextSize::of(input.text()));
-            let usage = crate::types::Usage {
-                input_tokens: input.tokens(),
-                ..Default::default()
-            };
-            (usage, UsageSource::Counted)
-        }
-    };
+    let (usage, source) = count::of_embeddings(inner, &target, request, value.usage).await;
     record.used(usage, source);
     let info = ReplyInfo {
         request_id: context.request_id,
@@ -346,21 +329,4 @@ fn info(
         upstream_request_id,
         replay_of: None,
     }
-}
-
-/// The size of what an answer delivers, for counting.
-fn delivered(body: &crate::types::RawObject) -> TextSize {
-    let choices = body
-        .get("choices")
-        .map(|choices| choices.elements())
-        .unwrap_or_default();
-    choices
-        .iter()
-        .filter_map(|choice| choice.object().ok())
-        .filter_map(|choice| {
-            choice
-                .get("message")
-                .map(|message| TextSize::of(message.text()))
-        })
-        .fold(TextSize::default(), TextSize::plus)
 }

@@ -10,17 +10,17 @@ use bytes::Bytes;
 
 use super::{
     compaction::Session,
-    cover,
+    count, cover,
     dispatch::{self, Dispatched, Need},
     execute,
-    finish::{self, Record},
+    finish::Record,
     fit::{self, Prompt, Reserve},
 };
 use crate::{
     context::summarize::{self, Task},
     engine::Inner,
     error::{Error, ErrorKind, Result, Work},
-    types::{ChatRequest, LogRow, RequestId, UsageSource, log::Purpose},
+    types::{ChatRequest, LogRow, RequestId, log::Purpose},
 };
 
 /// What the instructions of a summary take of a window, in tokens.
@@ -94,15 +94,10 @@ async fn attempt(
         reserve,
     };
     let call = |target, call| execute::chat(target, call, request.clone());
-    let Dispatched { value, .. } =
+    let Dispatched { value, target, .. } =
         dispatch::dispatch(inner, record, &route, Need::Chat, None, Some(prompt), call).await?;
-    let (usage, source) = match value.usage {
-        Some(usage) => (usage, UsageSource::Reported),
-        None => (
-            finish::count(&request, super::delivered(&value.body)),
-            UsageSource::Counted,
-        ),
-    };
+    let (usage, source) =
+        count::of_answer(inner, &target, &request, value.usage, &value.body).await;
     record.used(usage, source);
     Ok(summarize::read(&value.body))
 }

@@ -168,6 +168,21 @@ impl Reply {
         }
     }
 
+    /// Bytes of text that are held.
+    pub fn size(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let calls = self.tool_calls.values().map(|call| {
+            let function = call.function.as_ref();
+            let custom = call.custom.as_ref();
+            function.map_or(0, |f| f.name.len() + f.arguments.len())
+                + custom.map_or(0, |c| c.name.len() + c.input.len())
+        });
+        text(&self.content)
+            + text(&self.reasoning_content)
+            + text(&self.refusal)
+            + calls.sum::<usize>()
+    }
+
     /// The whole message.
     ///
     /// # Errors

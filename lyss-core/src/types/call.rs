@@ -185,6 +185,24 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Whether the call may use a model.
+    ///
+    /// # Errors
+    /// `model_not_allowed`.
+    pub fn may_use(&self, model: &str) -> crate::Result<()> {
+        match &self.models {
+            Some(models) if !models.iter().any(|allowed| allowed == model) => {
+                let shown: String = model.chars().take(100).collect();
+                Err(crate::Error::new(
+                    crate::ErrorKind::ModelNotAllowed,
+                    format!("this API key may not use the model `{shown}`"),
+                )
+                .with_param("model"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The user, or the error that asks for one.
     pub fn user(&self) -> crate::Result<&Arc<str>> {
         self.user_id.as_ref().ok_or_else(|| {

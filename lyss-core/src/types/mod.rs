@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod chat;
+pub mod delivered;
 pub mod embedding;
 pub mod log;
 pub mod model;

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::Stream;
 
-use super::{call::RequestId, raw::RawObject, session::ContextUse, usage::Usage};
+use super::{call::RequestId, delivered::Piece, raw::RawObject, session::ContextUse, usage::Usage};
 use crate::{error::Result, resilience::stream_buffer::StreamBuffer};
 
 /// What the gateway says about an answer (the `x-lyss-*` headers).
@@ -70,45 +70,7 @@ pub struct ChatChunk {
     /// Whether the chunk has no choices (the usage chunk of `include_usage`).
     pub without_choices: bool,
     /// What the chunk delivers, for counting when the provider reports no usage.
-    pub delivered: TextSize,
-}
-
-/// The size of a text, enough to estimate its tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TextSize {
-    /// ASCII characters.
-    pub ascii: u64,
-    /// Other characters.
-    pub other: u64,
-}
-
-impl TextSize {
-    /// The size of a text.
-    pub fn of(text: &str) -> Self {
-        let ascii = text.bytes().filter(u8::is_ascii).count() as u64;
-        let other = text.chars().count() as u64 - ascii;
-        Self { ascii, other }
-    }
-
-    /// Both together.
-    pub fn plus(self, more: Self) -> Self {
-        Self {
-            ascii: self.ascii + more.ascii,
-            other: self.other + more.other,
-        }
-    }
-
-    /// The most bytes that the text can have.
-    pub fn most_bytes(self) -> usize {
-        let bytes = self.ascii.saturating_add(self.other.saturating_mul(4));
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// An estimate of the tokens: four ASCII characters or one other character a token, rounded up. It is used only
-    /// where a provider reports nothing, and such rows say `counted` or `partial`.
-    pub fn tokens(self) -> u64 {
-        self.ascii.div_ceil(4) + self.other
-    }
+    pub delivered: Vec<Piece>,
 }
 
 const PREFIX: &[u8] = b"data: ";
@@ -138,7 +100,7 @@ impl ChatChunk {
             usage: None,
             finish: false,
             without_choices: false,
-            delivered: TextSize::default(),
+            delivered: Vec::new(),
         }
     }
 
@@ -211,11 +173,5 @@ mod tests {
         ] {
             assert!(ChatChunk::from_frame(other.into()).is_none(), "{other:?}");
         }
-    }
-
-    #[test]
-    fn sizes_add_up() {
-        assert_eq!(TextSize::of("héllo 世界"), TextSize { ascii: 5, other: 3 });
-        assert_eq!(TextSize::of("abcde").tokens(), 2);
     }
 }

@@ -9,6 +9,7 @@ mod health;
 mod models;
 mod requests;
 mod sessions;
+mod tokens;
 mod usage;
 
 use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
@@ -89,6 +90,7 @@ macro_rules! routes {
 routes! {
     POST   api  "/chat/completions"         Caller chat::create;
     POST   api  "/embeddings"               Caller embeddings::create;
+    POST   api  "/tokens"                   Caller tokens::count;
     GET    api  "/models"                   Caller models::list;
     GET    api  "/models/{*id}"             Caller models::retrieve;
     POST   api  "/sessions"                 Caller sessions::create;

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lyss_core::{
     Error, ErrorKind, Gateway, Result,
+    context::tokens::Tokenizer,
     gateway::*,
     types::{
         CallContext, ChatChunk, ChatRequest, ChatResponse, ChatStream, Credential,
@@ -155,6 +156,24 @@ impl Gateway for Scripted {
             // The request's own body comes back, so that a test sees what arrived.
             body: RawObject::parse(request.body().to_bytes())?,
             usage: Usage::default(),
+        })
+    }
+
+    async fn count_tokens(
+        &self,
+        context: CallContext,
+        request: ChatRequest,
+    ) -> Result<PromptTokens> {
+        self.admit(&context, false)?;
+        Ok(PromptTokens {
+            model: request.model().to_owned(),
+            upstream_model: "up-1".to_owned(),
+            tokenizer: Tokenizer::Estimate,
+            input_tokens: 12,
+            messages: vec![9],
+            tools: 0,
+            response_format: 0,
+            reply: 3,
         })
     }
 

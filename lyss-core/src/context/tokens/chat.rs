@@ -3,8 +3,8 @@
 //! # Source
 //! OpenAI's cookbook, "How to count tokens with tiktoken" (`num_tokens_from_messages`, `num_tokens_for_tools`). What it does
 //! not say is ours: a tool call costs its name, its arguments and 3; ids (`tool_call_id`) are not shown to models and
-//! cost nothing; nested schemas follow the rule of the properties of the first level; a `response_format` schema costs its
-//! JSON text. Other vendors' templates write tools as JSON: there a definition costs its JSON text.
+//! cost nothing; nested schemas follow the rule of the properties of the first level, and what they have besides (`anyOf`,
+//! `$defs`) costs its JSON text, as does a `response_format` schema. Other vendors' templates write tools as JSON: there a definition costs its JSON text.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,7 @@ const NAME: u64 = 1;
 /// What primes a reply.
 pub(super) const REPLY: u32 = 3;
 /// What a tool call of a message costs besides its name and arguments.
-const CALL: u64 = 3;
+pub(super) const CALL: u32 = 3;
 
 /// What a function costs besides its texts: 7 for GPT-4o, 10 for GPT-4 and GPT-3.5.
 const FUNCTION_O200K: u64 = 7;
@@ -35,8 +35,8 @@ const PROPERTY: u64 = 3;
 const ENUM_ITEM: u64 = 3;
 /// What closes the list of functions.
 const FUNCTIONS_END: u64 = 12;
-/// What the templates of others say around a list of tools (Qwen2.5's has 98 tokens).
-const TOOLS_ELSEWHERE: u64 = 100;
+/// What the templates of others say around a list of tools, by Qwen2.5's.
+const TOOLS_ELSEWHERE: u64 = 87;
 
 #[derive(Deserialize)]
 struct Message<'a> {
@@ -104,7 +104,10 @@ fn said(family: &Family, message: &Message<'_>) -> u64 {
         .chain(&message.function_call);
     let calls: u64 = calls
         .map(|call| {
-            CALL + text(family, call.name) + text(family, call.arguments) + text(family, call.input)
+            u64::from(CALL)
+                + text(family, call.name)
+                + text(family, call.arguments)
+                + text(family, call.input)
         })
         .sum();
     content(family, message.content)
@@ -196,6 +199,17 @@ struct Schema<'a> {
     properties: Option<Properties<'a>>,
     #[serde(borrow, default)]
     items: Option<Box<Schema<'a>>>,
+    // What has no rule costs its JSON.
+    #[serde(borrow, default, rename = "$defs")]
+    defs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    definitions: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "anyOf")]
+    any_of: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "oneOf")]
+    one_of: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "allOf")]
+    all_of: Option<&'a RawValue>,
 }
 
 /// Names and schemas, in order.
@@ -247,10 +261,16 @@ fn properties(family: &Family, schema: &Schema<'_>) -> u64 {
         }
         _ => 0,
     };
-    own + schema
-        .items
-        .as_ref()
-        .map_or(0, |items| properties(family, items))
+    let items = schema.items.as_ref();
+    let others = [
+        schema.defs,
+        schema.definitions,
+        schema.any_of,
+        schema.one_of,
+        schema.all_of,
+    ];
+    let others = others.into_iter().map(|other| text(family, other));
+    own + items.map_or(0, |items| properties(family, items)) + others.sum::<u64>()
 }
 
 fn property(family: &Family, name: &str, json: &RawValue) -> u64 {

@@ -99,6 +99,14 @@ impl Family {
         }
     }
 
+    /// The same model, estimated.
+    pub fn estimated(self) -> Self {
+        Self {
+            tokenizer: Tokenizer::Estimate,
+            ..self
+        }
+    }
+
     /// Whether a count needs no loading first.
     pub fn is_ready(&self) -> bool {
         #[cfg(feature = "tiktoken")]

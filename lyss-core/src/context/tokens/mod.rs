@@ -21,6 +21,7 @@ mod vocabulary;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 pub use correction::Corrections;
 use correction::Ratio;
@@ -32,6 +33,16 @@ use crate::types::{ChatRequest, EmbeddingRequest, embedding::Input};
 /// The most bytes that are counted on the calling thread by the `async` methods: 16 KiB of ordinary text take about half a
 /// millisecond, of the worst one five.
 pub const INLINE_MOST: usize = 16 * 1024;
+
+/// The most bytes of one request that are counted with a vocabulary: over a million tokens of English. Messages beyond them
+/// are estimated.
+pub const COUNTED_MOST: usize = 4 * 1024 * 1024;
+
+/// What a tool call of an answer costs besides its name and arguments.
+pub const TOOL_CALL: u32 = chat::CALL;
+
+/// Large counts at a time: they take a whole core each, and the rest of the process needs some, too.
+static LARGE: Semaphore = Semaphore::const_new(2);
 
 /// Counts tokens for one upstream model. Cheap to make and to clone.
 ///
@@ -85,13 +96,13 @@ impl Counter {
 
     /// Tokens of a plain text.
     pub fn text(&self, text: &str) -> u32 {
-        self.corrected(self.family.text(text))
+        self.corrected(self.within(text.len()).text(text))
     }
 
     /// Tokens of one message, given as its JSON text, with what a message costs by itself. The tokens of a prompt are
     /// those of its messages, tools and schema and [`reply`](Self::reply).
     pub fn message(&self, json: &[u8]) -> u32 {
-        self.corrected(chat::message(&self.family, json))
+        self.corrected(chat::message(&self.within(json.len()), json))
     }
 
     /// Tokens that prime the reply: once for a prompt.
@@ -101,26 +112,33 @@ impl Counter {
 
     /// Tokens of the message of an answer, without what a message costs by itself: what a provider reports as output.
     pub fn answer(&self, json: &[u8]) -> u32 {
-        self.corrected(chat::answer(&self.family, json))
+        self.corrected(chat::answer(&self.within(json.len()), json))
     }
 
     /// Tokens of a request's prompt.
     pub fn request(&self, request: &ChatRequest) -> TokenCount {
         let body = request.body();
-        let messages: Vec<u64> = body
-            .get("messages")
-            .map(|messages| messages.elements())
-            .unwrap_or_default()
-            .iter()
-            .map(|message| chat::message(&self.family, message.text().as_bytes()))
-            .collect();
-        let member = |name, count: fn(&Family, &str) -> u64| {
-            body.get_some(name)
-                .map_or(0, |value| count(&self.family, value.text()))
+        let mut size = 0;
+        let mut member = |text: &str, count: fn(&Family, &str) -> u64| {
+            size += text.len();
+            count(&self.within(size), text)
         };
-        let tools = member("tools", chat::tools) + member("functions", chat::tools);
-        let response_format = member("response_format", chat::response_format);
-        let (tools, format) = (tools, response_format);
+        let elements = body.get("messages").map(|messages| messages.elements());
+        let messages: Vec<u64> = elements
+            .iter()
+            .flatten()
+            .map(|message| {
+                member(message.text(), |family, text| {
+                    chat::message(family, text.as_bytes())
+                })
+            })
+            .collect();
+        let mut optional = |name, count| {
+            let value = body.get_some(name);
+            value.map_or(0, |value| member(value.text(), count))
+        };
+        let tools = optional("tools", chat::tools) + optional("functions", chat::tools);
+        let format = optional("response_format", chat::response_format);
         let uncorrected = messages.iter().sum::<u64>() + tools + format + u64::from(chat::REPLY);
         let mut count = TokenCount {
             input_tokens: 0,
@@ -150,7 +168,12 @@ impl Counter {
     pub async fn count_messages(&self, messages: Vec<Bytes>) -> Vec<u32> {
         let size = messages.iter().map(Bytes::len).sum();
         self.run(size, move |counter| {
-            messages.iter().map(|json| counter.message(json)).collect()
+            let mut size = 0;
+            let count = |json: &Bytes| {
+                size += json.len();
+                counter.corrected(chat::message(&counter.within(size), json))
+            };
+            messages.iter().map(count).collect()
         })
         .await
     }
@@ -168,16 +191,18 @@ impl Counter {
         size: usize,
         count: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> T {
-        if size <= INLINE_MOST && self.family.is_ready() {
+        let small = size <= INLINE_MOST && self.family.is_ready();
+        if small || tokio::runtime::Handle::try_current().is_err() {
             return count(self);
         }
+        // It is never closed.
+        let _turn = LARGE.acquire().await;
         let counter = self.clone();
         match tokio::task::spawn_blocking(move || count(&counter)).await {
             Ok(counted) => counted,
-            // A count does not panic, and a task on a blocking thread is not aborted once it runs; what is left is a
-            // panic of a foreign count, which goes on here.
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down and has not begun with it: this task ends here as well.
                 Err(_) => std::future::pending().await,
             },
         }
@@ -188,6 +213,14 @@ impl Counter {
         if !self.family.is_ready() && tokio::runtime::Handle::try_current().is_ok() {
             let family = self.family;
             tokio::task::spawn_blocking(move || family.load());
+        }
+    }
+
+    /// What counts a text that ends this many bytes into its request.
+    fn within(&self, size: usize) -> Family {
+        match size <= COUNTED_MOST {
+            true => self.family,
+            false => self.family.estimated(),
         }
     }
 

@@ -13,9 +13,6 @@ use tiktoken_rs::CoreBPE;
 /// The longest piece of text that is handed over at once, in bytes.
 const SEGMENT: usize = 8 * 1024;
 
-/// The most of one text that is counted, in bytes: over a million tokens of English. The rest is taken to be like it.
-const COUNTED_MOST: usize = 4 * 1024 * 1024;
-
 /// A vocabulary that loads when it is first used: 25 to 50 MB and 0.1 to 0.3 s.
 pub(super) struct Vocabulary {
     load: fn() -> Option<CoreBPE>,
@@ -42,17 +39,9 @@ impl Vocabulary {
     pub fn count(&self, text: &str) -> Option<u64> {
         let bpe = self.loaded.get_or_init(self.load).as_ref()?;
         let none = HashSet::new();
-        let mut tokens = 0_u64;
-        let mut counted = 0;
-        for segment in segments(text, SEGMENT) {
-            if counted >= COUNTED_MOST {
-                let whole = tokens as u128 * text.len() as u128;
-                return Some(u64::try_from(whole.div_ceil(counted as u128)).unwrap_or(u64::MAX));
-            }
-            tokens += bpe.encode(segment, &none).ok()?.0.len() as u64;
-            counted += segment.len();
-        }
-        Some(tokens)
+        segments(text, SEGMENT)
+            .map(|segment| Some(bpe.encode(segment, &none).ok()?.0.len() as u64))
+            .sum()
     }
 }
 
@@ -179,7 +168,6 @@ mod tests {
     #[test]
     fn hostile_texts_take_bounded_time() {
         O200K.count("");
-        CL100K.count("");
         let many = 1 << 20;
         let varied = (0..many as u32 / 3).map(|index| {
             char::from_u32(0x4E00 + index.wrapping_mul(2_654_435_761) % 20_000).unwrap()
@@ -197,27 +185,13 @@ mod tests {
             varied.collect(),
             "a ".repeat(many / 2),
         ] {
-            for vocabulary in [&O200K, &CL100K] {
-                let start = Instant::now();
-                let tokens = vocabulary.count(&text).unwrap();
-                let took = start.elapsed();
-                let name: String = text.chars().take(3).collect();
-                assert!(tokens > 0 && tokens <= text.len() as u64, "{name:?}");
-                // 0.3 s where nothing else runs; the whole of 1 MB of one letter in one go takes 0.8 s.
-                assert!(took < Duration::from_secs(5), "{name:?}: {took:?}");
-            }
+            let start = Instant::now();
+            let tokens = O200K.count(&text).unwrap();
+            let took = start.elapsed();
+            let name: String = text.chars().take(3).collect();
+            assert!(tokens > 0 && tokens <= text.len() as u64, "{name:?}");
+            // A third of a second where nothing else runs; in one go the letters take 0.8 s, and the blanks panic.
+            assert!(took < Duration::from_secs(5), "{name:?}: {took:?}");
         }
-    }
-
-    #[test]
-    fn the_end_of_a_very_long_text_is_taken_to_be_like_its_beginning() {
-        let text = "four words are here. ".repeat(COUNTED_MOST / 10);
-        let tokens = CL100K.count(&text).unwrap();
-        let sentence = whole(&CL100K, " four words are here.");
-        let expected = sentence * (COUNTED_MOST as u64 / 10);
-        assert!(
-            tokens.abs_diff(expected) < expected / 1000,
-            "{tokens} {expected}"
-        );
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     error::{Error, ErrorKind, Result, Retry, Work},
     types::{
         ChatChunk, Usage,
-        reply::{ChunkStream, TextSize},
+        delivered::{Part, Piece, Slot},
+        reply::ChunkStream,
     },
 };
 
@@ -164,14 +165,32 @@ fn write_calls(out: &mut Vec<u8>, calls: &[CallDelta]) {
     out.push(b']');
 }
 
-fn delivered(delta: &Delta) -> TextSize {
-    let calls = delta.tool_calls.iter().map(|call| {
-        TextSize::of(call.name.as_deref().unwrap_or_default()).plus(TextSize::of(&call.arguments))
+fn delivered(delta: &Delta) -> Vec<Piece> {
+    let piece = |part, text: &str| {
+        let slot = Slot {
+            choice: delta.index,
+            part,
+        };
+        (!text.is_empty()).then(|| Piece {
+            slot,
+            text: text.to_owned(),
+        })
+    };
+    let calls = delta.tool_calls.iter().flat_map(|call| {
+        let name = call.name.as_deref().unwrap_or_default();
+        [
+            piece(Part::CallName(call.index), name),
+            piece(Part::CallArguments(call.index), &call.arguments),
+        ]
     });
-    calls.fold(
-        TextSize::of(&delta.content).plus(TextSize::of(&delta.reasoning)),
-        TextSize::plus,
-    )
+    [
+        piece(Part::Reasoning, &delta.reasoning),
+        piece(Part::Content, &delta.content),
+    ]
+    .into_iter()
+    .chain(calls)
+    .flatten()
+    .collect()
 }
 
 /// An answer whose first frame has been read.

@@ -285,7 +285,8 @@ async fn a_recorded_stream_becomes_openais() {
             .all(|id| id == "chatcmpl-5d8e86a2-165f-42fd-b5b3-a5e55571e8bc")
     );
     assert_eq!(chunks.iter().filter(|chunk| chunk.finish).count(), 1);
-    let delivered: u64 = chunks.iter().map(|chunk| chunk.delivered.ascii).sum();
+    let pieces = chunks.iter().flat_map(|chunk| &chunk.delivered);
+    let delivered: usize = pieces.map(|piece| piece.text.len()).sum();
     assert_eq!(delivered, 5);
     recorded.expect(&script.requests.lock()[0], &json!({}));
 }

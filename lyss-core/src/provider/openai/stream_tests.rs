@@ -3,7 +3,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::*;
-use crate::types::reply::TextSize;
+use crate::types::delivered::{Part, Piece, Slot};
 
 fn pieces(pieces: Vec<Bytes>) -> BodyStream {
     Box::pin(futures::stream::iter(pieces.into_iter().map(Ok)))
@@ -51,7 +51,12 @@ fn events_are_passed_on_with_what_they_say() {
     let found = read(&answer(), true);
     assert_eq!(frames(&found), [DELTA, FINISH, USAGE]);
     let chunks: Vec<ChatChunk> = found.into_iter().map(Result::unwrap).collect();
-    assert_eq!(chunks[0].delivered, TextSize { ascii: 1, other: 1 });
+    let slot = Slot {
+        choice: 0,
+        part: Part::Content,
+    };
+    let text = "Hé".to_owned();
+    assert_eq!(chunks[0].delivered, [Piece { slot, text }]);
     let flags = chunks
         .iter()
         .map(|chunk| (chunk.finish, chunk.without_choices));

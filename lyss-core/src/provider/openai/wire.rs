@@ -8,7 +8,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::types::{Model, RawObject, reply::TextSize};
+use crate::types::{
+    Model, RawObject,
+    delivered::{Part, Piece, Slot},
+};
 
 /// What an error object says, in any of the usual shapes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,8 +83,8 @@ pub(super) struct Choices {
     pub(super) count: u64,
     /// Those with a `finish_reason`.
     pub(super) finished: u64,
-    /// The text in their deltas.
-    pub(super) delivered: TextSize,
+    /// The texts in their deltas.
+    pub(super) delivered: Vec<Piece>,
 }
 
 impl<'de> Deserialize<'de> for Choices {
@@ -97,7 +100,9 @@ impl<'de> Deserialize<'de> for Choices {
                 while let Some(choice) = choices.next_element::<Choice<'de>>()? {
                     sum.count += 1;
                     sum.finished += u64::from(choice.is_finished());
-                    sum.delivered = sum.delivered.plus(choice.delta.unwrap_or_default().size());
+                    let index = choice.index.unwrap_or(0);
+                    let delta = choice.delta.unwrap_or_default();
+                    delta.pieces(index, &mut sum.delivered);
                 }
                 Ok(sum)
             }
@@ -108,6 +113,8 @@ impl<'de> Deserialize<'de> for Choices {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: Option<u32>,
     delta: Option<Delta>,
     #[serde(borrow)]
     finish_reason: Option<&'a RawValue>,
@@ -124,92 +131,105 @@ impl Choice<'_> {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Delta {
-    content: Size,
-    reasoning_content: Size,
+    content: Text,
+    reasoning_content: Text,
     /// OpenRouter's and vLLM's name.
-    reasoning: Size,
-    refusal: Size,
+    reasoning: Text,
+    refusal: Text,
     tool_calls: Option<Vec<ToolCall>>,
     function_call: Option<Function>,
 }
 
 impl Delta {
-    fn size(self) -> TextSize {
+    /// The texts, each with its place in the answer.
+    fn pieces(self, choice: u32, out: &mut Vec<Piece>) {
+        let mut add = |part, text: Text| {
+            if !text.0.is_empty() {
+                let slot = Slot { choice, part };
+                out.push(Piece { slot, text: text.0 });
+            }
+        };
+        add(Part::Reasoning, self.reasoning_content);
+        add(Part::Reasoning, self.reasoning);
+        add(Part::Content, self.content);
+        add(Part::Refusal, self.refusal);
         let calls = self.tool_calls.unwrap_or_default().into_iter();
-        calls
-            .filter_map(|call| call.function)
-            .chain(self.function_call)
-            .flat_map(|function| [function.name, function.arguments])
-            .chain([
-                self.content,
-                self.reasoning_content,
-                self.reasoning,
-                self.refusal,
-            ])
-            .fold(TextSize::default(), |sum, size| sum.plus(size.0))
+        let calls = calls.map(|call| (call.index.unwrap_or(0), call.function.or(call.custom)));
+        for (index, function) in calls.chain([(0, self.function_call)]) {
+            let function = function.unwrap_or_default();
+            add(Part::CallName(index), function.name);
+            add(Part::CallArguments(index), function.arguments);
+            add(Part::CallArguments(index), function.input);
+        }
     }
 }
 
 #[derive(Deserialize)]
 struct ToolCall {
     #[serde(default)]
+    index: Option<u32>,
+    #[serde(default)]
     function: Option<Function>,
+    #[serde(default)]
+    custom: Option<Function>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Function {
-    name: Size,
-    arguments: Size,
+    name: Text,
+    arguments: Text,
+    /// Of a custom tool.
+    input: Text,
 }
 
-/// The size of a text, whatever it is wrapped in: a string, parts with a `text`, or nothing.
+/// A text, whatever it is wrapped in: a string, parts with a `text`, or nothing.
 #[derive(Default)]
-struct Size(TextSize);
+struct Text(String);
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any;
         impl<'de> Visitor<'de> for Any {
-            type Value = Size;
+            type Value = Text;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text")
             }
-            fn visit_str<E>(self, text: &str) -> Result<Size, E> {
-                Ok(Size(TextSize::of(text)))
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
             }
-            fn visit_unit<E>(self) -> Result<Size, E> {
-                Ok(Size::default())
+            fn visit_unit<E>(self) -> Result<Text, E> {
+                Ok(Text::default())
             }
-            fn visit_bool<E>(self, _: bool) -> Result<Size, E> {
-                Ok(Size::default())
+            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
+                Ok(Text::default())
             }
-            fn visit_i64<E>(self, _: i64) -> Result<Size, E> {
-                Ok(Size::default())
+            fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
+                Ok(Text::default())
             }
-            fn visit_u64<E>(self, _: u64) -> Result<Size, E> {
-                Ok(Size::default())
+            fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
+                Ok(Text::default())
             }
-            fn visit_f64<E>(self, _: f64) -> Result<Size, E> {
-                Ok(Size::default())
+            fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
+                Ok(Text::default())
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Size, A::Error> {
-                let mut sum = TextSize::default();
-                while let Some(part) = parts.next_element::<Size>()? {
-                    sum = sum.plus(part.0);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Text, A::Error> {
+                let mut all = Text::default();
+                while let Some(part) = parts.next_element::<Text>()? {
+                    all.0.push_str(&part.0);
                 }
-                Ok(Size(sum))
+                Ok(all)
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut part: A) -> Result<Size, A::Error> {
-                let mut sum = TextSize::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut part: A) -> Result<Text, A::Error> {
+                let mut all = Text::default();
                 while let Some(key) = part.next_key::<Cow<'de, str>>()? {
                     if key == "text" || key == "thinking" {
-                        sum = sum.plus(part.next_value::<Size>()?.0);
+                        all.0.push_str(&part.next_value::<Text>()?.0);
                     } else {
                         part.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(Size(sum))
+                Ok(all)
             }
         }
         deserializer.deserialize_any(Any)
@@ -325,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_summed_whatever_their_form() {
+    fn choices_are_read_whatever_their_form() {
         let sum = |json: &str| serde_json::from_str::<Choices>(json).unwrap();
         let choices = sum(
             r#"[{"index":0,"delta":{"content":"h\u00e9","reasoning_content":"ab","refusal":null},"finish_reason":null},
@@ -333,7 +353,17 @@ mod tests {
                 {"delta":{"content":[{"type":"text","text":"xy"},{"type":"image","url":"z"}]},"finish_reason":"null"},
                 {"finish_reason":""}, {"delta":null}]"#,
         );
-        let delivered = TextSize { ascii: 8, other: 1 };
+        let piece = |choice, part, text: &str| Piece {
+            slot: Slot { choice, part },
+            text: text.into(),
+        };
+        let delivered = vec![
+            piece(0, Part::Reasoning, "ab"),
+            piece(0, Part::Content, "hé"),
+            piece(1, Part::CallName(0), "f"),
+            piece(1, Part::CallArguments(0), "{}"),
+            piece(0, Part::Content, "xy"),
+        ];
         assert_eq!(
             choices,
             Choices {

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    types::{ChatChunk, ChatRequest, RawObject, Usage, reply::TextSize},
+    types::{
+        ChatChunk, ChatRequest, RawObject, Usage,
+        delivered::{Part, Piece, Slot},
+    },
 };
 
 /// The longest answer, in tokens: what a caller can make the process hold is bounded.
@@ -219,29 +222,42 @@ impl Answer {
             return Some(last);
         }
         let finish = (step + 1 == self.chunks_per_choice()).then_some(self.finish);
-        let (delta, delivered) = match (&self.content, step) {
-            _ if finish.is_some() => (json!({}), ""),
-            (Content::Text(_), 0) => (json!({"role": "assistant", "content": ""}), ""),
+        let (delta, part, text) = match (&self.content, step) {
+            _ if finish.is_some() => (json!({}), Part::Content, ""),
+            (Content::Text(_), 0) => {
+                let delta = json!({"role": "assistant", "content": ""});
+                (delta, Part::Content, "")
+            }
             (Content::Text(pieces), step) => {
                 let piece = pieces.get(step as usize - 1)?;
-                (json!({"content": piece}), piece.as_str())
+                (json!({"content": piece}), Part::Content, piece.as_str())
             }
             (Content::Call(name, _), 0) => {
                 let start = json!({"index": 0, "id": "call_simulated", "type": "function",
                     "function": {"name": name, "arguments": ""}});
                 let delta = json!({"role": "assistant", "content": null, "tool_calls": [start]});
-                (delta, name.as_str())
+                (delta, Part::CallName(0), name.as_str())
             }
             (Content::Call(_, arguments), _) => {
                 let rest = json!({"index": 0, "function": {"arguments": arguments}});
-                (json!({"tool_calls": [rest]}), arguments.as_str())
+                let delta = json!({"tool_calls": [rest]});
+                (delta, Part::CallArguments(0), arguments.as_str())
             }
         };
         let choice =
             json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish});
         let mut chunk = write(vec![choice], None);
         chunk.finish = finish.is_some();
-        chunk.delivered = TextSize::of(delivered);
+        if !text.is_empty() {
+            let slot = Slot {
+                choice: u32::try_from(index).unwrap_or(u32::MAX),
+                part,
+            };
+            chunk.delivered = vec![Piece {
+                slot,
+                text: text.to_owned(),
+            }];
+        }
         Some(chunk)
     }
 }
