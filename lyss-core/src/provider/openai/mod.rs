@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use self::config::Settings;
 use super::{
     Capabilities, Completion, CompletionStream, Provider, ProviderCall, ProviderSpec,
-    transport::{BodyStream, HttpTransport, collect},
+    transport::{BodyStream, HttpTransport, announced, collect, collect_announced},
 };
 use crate::{
     error::{Error, ErrorKind, Result, Work},
@@ -97,7 +97,7 @@ impl OpenAi {
             .send(Method::POST, target, "application/json", body)
             .await?;
         let (head, body) = response.into_parts();
-        let body = collect(body, self.max_answer).await?;
+        let body = collect_announced(body, self.max_answer, announced(&head.headers)).await?;
         response::complete(
             body,
             member,
