@@ -43,6 +43,7 @@ use crate::{
     Shutdown,
     edge::{
         host::{self, HostPolicy},
+        seldom::Seldom,
         stall::StallLimit,
     },
     error,
@@ -183,9 +184,12 @@ async fn accept(
                 let (server, abort) = (server.clone(), abort.clone());
                 connections.spawn(async move {
                     let _permit: OwnedSemaphorePermit = permit;
+                    let aborted = pin!(abort.cancelled());
+                    let aborted = Seldom::new(aborted);
                     tokio::select! {
+                        biased;
                         () = connection(server, stream, peer) => {}
-                        () = abort.cancelled() => {}
+                        () = aborted => {}
                     }
                 });
             }
@@ -248,11 +252,20 @@ where
     };
     let builder = builder(&server.options);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut tick = tokio::time::interval(server.options.header_timeout);
-    tick.tick().await; // the first is immediate
     let mut closing = false;
+    let next = |closing: bool| {
+        let server = server.clone();
+        let signal = async move {
+            tokio::select! {
+                () = server.close.cancelled(), if !closing => Signal::Close,
+                () = tokio::time::sleep(server.options.header_timeout) => Signal::Tick,
+            }
+        };
+        Seldom::new(Box::pin(signal))
+    };
+    let mut signal = next(closing);
     loop {
-        tokio::select! {
+        let signalled = tokio::select! {
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
@@ -260,27 +273,40 @@ where
                 }
                 return;
             }
-            () = server.close.cancelled(), if !closing => {
+            signalled = &mut signal => signalled,
+        };
+        match signalled {
+            Signal::Close => {
                 closing = true;
                 served.as_mut().graceful_shutdown();
             }
-            _ = tick.tick() => {
-                if activity.running.load(Ordering::Acquire) > 0 {
-                    continue;
-                }
+            Signal::Tick if activity.running.load(Ordering::Acquire) > 0 => {}
+            Signal::Tick => {
                 // hyper's header deadline begins only once it knows the version, and HTTP/2 has none.
                 if closing || activity.began.load(Ordering::Acquire) == 0 {
                     tracing::debug!(%peer, "connection without a request");
                     return;
                 }
-                let last_end = *activity.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+                let last_end = *activity
+                    .last_end
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if last_end.elapsed() >= server.options.idle_timeout {
                     closing = true;
                     served.as_mut().graceful_shutdown();
                 }
             }
         }
+        signal = next(closing);
     }
+}
+
+/// What a connection is told besides its requests.
+enum Signal {
+    /// The service ends.
+    Close,
+    /// Time to look whether it is still used.
+    Tick,
 }
 
 fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
