@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use http::HeaderName;
 use lyss_core::{
     Result,
     types::{ChatRequest, ReplyInfo},
@@ -10,6 +11,12 @@ use lyss_core::{
 
 use super::Call;
 use crate::{body, error, sse};
+
+static X_PROVIDER: HeaderName = HeaderName::from_static("x-lyss-provider");
+static X_MODEL: HeaderName = HeaderName::from_static("x-lyss-model");
+static X_SESSION_ID: HeaderName = HeaderName::from_static("x-lyss-session-id");
+static X_MEMORY: HeaderName = HeaderName::from_static("x-lyss-memory");
+static X_ATTEMPTS: HeaderName = HeaderName::from_static("x-lyss-attempts");
 
 pub(super) async fn create(mut call: Call) -> Result<Response> {
     let body = call.json_body().await?;
@@ -39,12 +46,12 @@ pub(super) fn unary(info: &ReplyInfo, segments: lyss_core::types::Segments) -> R
 /// Sets the `x-lyss-*` headers.
 pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     let headers = response.headers_mut();
-    error::insert(headers, "x-lyss-provider", &info.provider);
-    error::insert(headers, "x-lyss-model", &info.upstream_model);
+    error::insert(headers, &X_PROVIDER, &info.provider);
+    error::insert(headers, &X_MODEL, &info.upstream_model);
     if let Some(session) = &info.session_id {
-        error::insert(headers, "x-lyss-session-id", session);
+        error::insert(headers, &X_SESSION_ID, session);
     }
-    headers.insert("x-lyss-attempts", info.attempts.into());
+    headers.insert(X_ATTEMPTS.clone(), info.attempts.into());
     if info.replay_of.is_some() {
         headers.insert(
             error::IDEMPOTENT_REPLAYED,
@@ -52,6 +59,6 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
         );
     }
     if info.memory_unavailable {
-        error::insert(headers, "x-lyss-memory", "unavailable");
+        error::insert(headers, &X_MEMORY, "unavailable");
     }
 }
