@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Engine, outlive::outlive};
+use super::{DRAIN_UNARY, Engine, outlive::outlive};
 use crate::{
     error::{Error, ErrorKind, Result},
     gateway::{

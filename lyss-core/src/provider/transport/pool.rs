@@ -1,6 +1,6 @@
 //! Connections to providers, kept between calls: HTTP/1.1 ones for one call at a time, an HTTP/2 one for many.
 //!
-//! Over hyper's connections, not hyper-util's client: that one costs a task and some 2 µs more for each call.
+//! Over hyper's connections, not hyper-util's client: that one makes a task and a connect future for each call.
 
 use std::{
     collections::HashMap,
