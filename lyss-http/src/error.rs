@@ -1,13 +1,13 @@
 //! [`Error`] → status, envelope and headers.
 
 use axum::{body::Body, response::Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use lyss_core::{Error, types::RequestId};
 
 /// The gateway's id of the request.
-pub(crate) const X_REQUEST_ID: &str = "x-request-id";
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Tells the official SDKs whether to try again.
-pub(crate) const X_SHOULD_RETRY: &str = "x-should-retry";
+static X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Marks an answer that was given before, to the same request with the same `Idempotency-Key` (Stripe's name).
 pub(crate) const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
@@ -23,9 +23,9 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    insert(headers, X_REQUEST_ID, &id);
+    insert(headers, &X_REQUEST_ID, &id);
     headers.insert(
-        X_SHOULD_RETRY,
+        X_SHOULD_RETRY.clone(),
         HeaderValue::from_static(if error.should_retry() {
             "true"
         } else {
@@ -35,7 +35,7 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
     if let Some(pause) = error.retry_after() {
         // Whole seconds, rounded up: a caller that comes back early is refused again.
         let seconds = pause.as_millis().div_ceil(1000).max(1);
-        insert(headers, "retry-after", &seconds.to_string());
+        insert(headers, &header::RETRY_AFTER, &seconds.to_string());
     }
     if error.is_replayed() {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -47,8 +47,8 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
 }
 
 /// Sets a header, unless the text cannot be one.
-pub(crate) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+pub(crate) fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
+        headers.insert(name.clone(), value);
     }
 }

@@ -44,6 +44,7 @@ use crate::{
     edge::{
         host::{self, HostPolicy},
         outlet::{Outgoing, Outlets},
+        seldom::Seldom,
         stall::StallLimit,
     },
     error,
@@ -204,9 +205,12 @@ async fn accept(
                 let (server, abort) = (server.clone(), abort.clone());
                 connections.spawn(async move {
                     let _permit: OwnedSemaphorePermit = permit;
+                    let aborted = pin!(abort.cancelled());
+                    let aborted = Seldom::new(aborted);
                     tokio::select! {
+                        biased;
                         () = connection(server, stream, peer) => {}
-                        () = abort.cancelled() => {}
+                        () = aborted => {}
                     }
                 });
             }
@@ -274,11 +278,20 @@ where
     let builder = builder(&server.options);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let (header_timeout, write_stall) = (server.options.header_timeout, server.options.write_stall);
-    let mut tick = tokio::time::interval(header_timeout.min(write_stall));
-    tick.tick().await; // the first is immediate
     let mut closing = false;
+    let next = |closing: bool| {
+        let server = server.clone();
+        let signal = async move {
+            tokio::select! {
+                () = server.close.cancelled(), if !closing => Signal::Close,
+                () = tokio::time::sleep(header_timeout.min(write_stall)) => Signal::Tick,
+            }
+        };
+        Seldom::new(Box::pin(signal))
+    };
+    let mut signal = next(closing);
     loop {
-        tokio::select! {
+        let signalled = tokio::select! {
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
@@ -286,20 +299,25 @@ where
                 }
                 return;
             }
-            () = server.close.cancelled(), if !closing => {
+            signalled = &mut signal => signalled,
+        };
+        match signalled {
+            Signal::Close => {
                 closing = true;
                 served.as_mut().graceful_shutdown();
             }
-            _ = tick.tick() => {
+            Signal::Tick => {
                 let stalled = activity.outlets.cut_stalled(write_stall);
                 if stalled > 0 && !closing {
                     tracing::debug!(%peer, stalled, "the peer opens no window: these streams are cut");
                     // What their streams still hold ends with the connection, once the others are done.
                     closing = true;
                     served.as_mut().graceful_shutdown();
+                    signal = next(closing);
                     continue;
                 }
                 if activity.running.load(Ordering::Acquire) > 0 {
+                    signal = next(closing);
                     continue;
                 }
                 // hyper's header deadline begins only once it knows the version, and HTTP/2 has none.
@@ -308,14 +326,26 @@ where
                     tracing::debug!(%peer, "connection without a request");
                     return;
                 }
-                let last_end = *activity.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+                let last_end = *activity
+                    .last_end
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if last_end.elapsed() >= server.options.idle_timeout {
                     closing = true;
                     served.as_mut().graceful_shutdown();
                 }
             }
         }
+        signal = next(closing);
     }
+}
+
+/// What a connection is told besides its requests.
+enum Signal {
+    /// The service ends.
+    Close,
+    /// Time to look whether it is still used.
+    Tick,
 }
 
 fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {

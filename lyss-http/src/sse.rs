@@ -25,6 +25,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     RouterOptions,
+    edge::seldom::Seldom,
     routes::{describe, internal, shutting_down},
 };
 
@@ -54,7 +55,9 @@ pub(crate) async fn response(
         period: options.keep_alive,
         due,
         timer: Box::pin(tokio::time::sleep_until(due)),
-        cut: Box::pin(options.shutdown.cut_token().clone().cancelled_owned()),
+        cut: Seldom::new(Box::pin(
+            options.shutdown.cut_token().clone().cancelled_owned(),
+        )),
     };
     let mut response = Response::new(Body::new(body));
     if let Some(info) = info {
@@ -86,7 +89,7 @@ struct Events {
     /// would cost more than the chunk.
     due: Instant,
     timer: Pin<Box<Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Seldom<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Events {
@@ -120,7 +123,7 @@ impl Events {
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+        if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return self.fail(&shutting_down());
         }
         while self.timer.as_mut().poll(cx).is_ready() {

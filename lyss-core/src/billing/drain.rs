@@ -37,10 +37,13 @@ pub(super) async fn run(shared: Arc<Shared>, database: Database, cancel: Cancell
     let mut last_row = Instant::now();
     let steps = async {
         loop {
-            let rows;
-            (reader, rows) = step(&shared, &database, reader).await;
-            if rows {
+            let drained;
+            (reader, drained) = step(&shared, &database, reader).await;
+            if drained != Drained::Nothing {
                 last_row = Instant::now();
+            }
+            // Otherwise the few rows that have come meanwhile wait until there are more: a batch costs more than a row.
+            if drained == Drained::Part {
                 continue;
             }
             let idle = last_row.elapsed() > RESET_IDLE;
@@ -62,24 +65,37 @@ pub(super) async fn run(shared: Arc<Shared>, database: Database, cancel: Cancell
     }
 }
 
-/// Drains one batch; whether it held rows.
-async fn step(shared: &Shared, database: &Database, mut reader: Reader) -> (Reader, bool) {
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// There was no row.
+    Nothing,
+    /// A full batch: there is more.
+    Part,
+    /// All there was.
+    All,
+}
+
+/// Drains one batch.
+async fn step(shared: &Shared, database: &Database, mut reader: Reader) -> (Reader, Drained) {
     let snapshot = shared.spool.snapshot();
     let end = snapshot.segments.get(&snapshot.current).copied();
-    let mut rows = Vec::new();
+    let (mut rows, mut full) = (Vec::new(), false);
     if end.is_some_and(|end| reader.position() != (snapshot.current, end)) {
         let batch;
         (reader, batch) = read(reader, &snapshot.segments).await;
         shared.report_damage(shared.spool.dir(), &batch);
+        full = batch.is_full();
         rows = batch.rows;
     }
     if rows.is_empty() {
         for record in shared.spool.take_kept(reader.position(), BATCH_ROWS) {
             if let Some(record) = parse_whole(&record) {
                 reader.settled(&record.id);
-                rows.push(record.payload.to_vec());
+                rows.push(Row::of(&record));
             }
         }
+        full = rows.len() >= BATCH_ROWS;
     }
     shared.write(database, &rows).await;
     for number in reader.finished(&snapshot.segments) {
@@ -93,7 +109,12 @@ async fn step(shared: &Shared, database: &Database, mut reader: Reader) -> (Read
     shared
         .waiting
         .fetch_sub(rows.len() as u64, Ordering::AcqRel);
-    (reader, !rows.is_empty())
+    let drained = match rows.len() {
+        0 => Drained::Nothing,
+        _ if full => Drained::Part,
+        _ => Drained::All,
+    };
+    (reader, drained)
 }
 
 /// Reads a batch off the runtime's threads. A segment that cannot be read is tried again for a while, then skipped.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Settled rows at which the drain does not wait for its next tick.
-const WAKE_AT: u64 = 256;
+const WAKE_AT: u64 = 512;
 
 /// How a ledger keeps its files.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@
     allow(unreachable_code, unused_variables, dead_code)
 )]
 
+mod columns;
 mod drain;
 mod ledger;
 mod reader;

@@ -2,20 +2,34 @@
 
 use std::{collections::HashMap, io, path::PathBuf};
 
-use super::record::{Id, Kind, parse};
+use super::record::{Id, Kind, Record, parse};
 use crate::spool::{
     Segments,
     frame::{self, Next, Stopped},
     segment_path,
 };
 
-/// Rows of one statement.
-pub(super) const BATCH_ROWS: usize = 500;
+/// Rows of one batch.
+pub(super) const BATCH_ROWS: usize = 512;
 /// Bytes after which a batch is not extended any more.
 const BATCH_BYTES: usize = 2 << 20;
 
-/// The JSON of a row.
-pub(super) type Row = Vec<u8>;
+/// A row, as its record carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub id: Id,
+    /// Its columns (`columns.rs`).
+    pub payload: Vec<u8>,
+}
+
+impl Row {
+    pub(super) fn of(record: &Record<'_>) -> Self {
+        Self {
+            id: record.id,
+            payload: record.payload.to_vec(),
+        }
+    }
+}
 
 /// Where a directory has been read up to, and which intents wait for their settle.
 pub(super) struct Reader {
@@ -29,7 +43,7 @@ pub(super) struct Reader {
 
 struct Intent {
     segment: u64,
-    row: Row,
+    row: Option<Row>,
 }
 
 /// What was read.
@@ -42,7 +56,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn is_full(&self) -> bool {
+    /// Whether reading stopped here, and not at the end.
+    pub(super) fn is_full(&self) -> bool {
         self.rows.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 }
@@ -94,17 +109,13 @@ impl Reader {
             };
             match record.kind {
                 Kind::Intent => {
-                    let row = if keep_intents {
-                        record.payload.to_vec()
-                    } else {
-                        Row::new()
-                    };
+                    let row = keep_intents.then(|| Row::of(&record));
                     open.insert(record.id, Intent { segment, row });
                 }
                 Kind::Settle => {
                     open.remove(&record.id);
                     batch.bytes += record.payload.len();
-                    batch.rows.push(record.payload.to_vec());
+                    batch.rows.push(Row::of(&record));
                 }
             }
             if batch.is_full() {
@@ -157,6 +168,9 @@ impl Reader {
 
     /// The rows of the intents that no settle followed.
     pub(super) fn take_open(&mut self) -> Vec<Row> {
-        self.open.drain().map(|(_, intent)| intent.row).collect()
+        self.open
+            .drain()
+            .filter_map(|(_, intent)| intent.row)
+            .collect()
     }
 }

@@ -1,14 +1,12 @@
 //! One record of the request log, the body of a frame of the spool: `[u8 kind][16 bytes request id][payload]`. The
-//! payload is a [`LogRow`] as JSON, ready for the database.
+//! payload is a [`LogRow`] as `columns.rs` writes it.
 
+use super::columns;
 use crate::{
     Error, Result,
     spool::frame::{self, HEADER, MAX_RECORD},
     types::{LogRow, RequestId},
 };
-
-/// Kind and id.
-const PREFIX: usize = 17;
 
 /// The bytes of a request id.
 pub(super) type Id = [u8; 16];
@@ -49,34 +47,16 @@ pub(super) fn encode(kind: Kind, row: &LogRow) -> Result<Vec<u8>> {
 }
 
 fn unsealed(kind: Kind, id: &RequestId, row: &LogRow) -> Result<Vec<u8>> {
-    let mut record = Vec::with_capacity(2048);
+    let mut record = Vec::with_capacity(1024);
     record.extend_from_slice(&[0; HEADER]);
     record.push(kind as u8);
     record.extend_from_slice(id.as_bytes());
-    serde_json::to_writer(&mut record, row).map_err(internal)?;
-    // PostgreSQL's text cannot hold NUL. Also found where a backslash is escaped before `u0000`: harmless.
-    if memchr::memmem::find(&record, br"\u0000").is_some() {
-        let mut value = serde_json::to_value(row).map_err(internal)?;
-        replace_nul(&mut value);
-        record.truncate(HEADER + PREFIX);
-        serde_json::to_writer(&mut record, &value).map_err(internal)?;
-    }
+    columns::write(row, &mut record)?;
     Ok(record)
 }
 
-fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(super) fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(crate::ErrorKind::Internal, "a log row cannot be encoded").with_source(error)
-}
-
-fn replace_nul(value: &mut serde_json::Value) {
-    match value {
-        serde_json::Value::String(text) if text.contains('\0') => {
-            *text = text.replace('\0', "\u{fffd}");
-        }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(replace_nul),
-        serde_json::Value::Object(members) => members.values_mut().for_each(replace_nul),
-        _ => {}
-    }
 }
 
 /// Reads a body; nothing if it is no record.
@@ -127,7 +107,9 @@ mod tests {
     }
 
     fn decoded(record: &[u8]) -> LogRow {
-        serde_json::from_slice(parse_whole(record).unwrap().payload).unwrap()
+        let record = parse_whole(record).unwrap();
+        let columns = columns::Columns::read(&record.id, record.payload).unwrap();
+        serde_json::from_value(serde_json::to_value(&columns).unwrap()).unwrap()
     }
 
     #[test]
@@ -151,6 +133,9 @@ mod tests {
         assert_eq!(read.decision, None);
         assert_eq!(read.request_id, long.request_id);
     }
+
+    /// Kind and id.
+    const PREFIX: usize = 17;
 
     proptest! {
         #[test]

@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
-use super::{DRAIN_UNARY, Engine};
+use super::{DRAIN_UNARY, Engine, outlive::outlive};
 use crate::{
     error::{Error, ErrorKind, Result},
     gateway::{
@@ -49,7 +45,7 @@ impl Gateway for Engine {
     async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse> {
         let inner = Arc::clone(&self.0);
         let drain = self.patience(&context);
-        self.outlive(drain, move |gone| {
+        outlive(&self.0, drain, |gone| {
             pipeline::chat(inner, context, request, gone)
         })
         .await
@@ -62,7 +58,7 @@ impl Gateway for Engine {
         }
         // Whoever sends a key comes back for the answer.
         let drain = self.patience(&context);
-        self.outlive(drain, move |gone| {
+        outlive(&self.0, drain, |gone| {
             pipeline::chat_stream(inner, context, request, gone)
         })
         .await
@@ -75,7 +71,7 @@ impl Gateway for Engine {
     ) -> Result<EmbeddingResponse> {
         let inner = Arc::clone(&self.0);
         let drain = self.patience(&context);
-        self.outlive(drain, move |gone| {
+        outlive(&self.0, drain, |gone| {
             pipeline::embed(inner, context, request, gone)
         })
         .await
@@ -344,43 +340,6 @@ impl Engine {
             Some(_) => self.0.settings().config.idempotency.drain,
             None => DRAIN_UNARY,
         }
-    }
-
-    /// Runs a call in a task of its own: a caller that goes away drops the handler, not the call, which goes on for a
-    /// while so that what it costs is known.
-    async fn outlive<T, Fut>(
-        &self,
-        drain: Duration,
-        call: impl FnOnce(Arc<AtomicBool>) -> Fut,
-    ) -> Result<T>
-    where
-        T: Send + 'static,
-        Fut: Future<Output = Result<T>> + Send + 'static,
-    {
-        let gone = Arc::new(AtomicBool::new(false));
-        let call = call(Arc::clone(&gone));
-        let (mut sender, receiver) = oneshot::channel();
-        let cancel = self.0.cancel.clone();
-        self.0.tasks.spawn(async move {
-            let outcome = tokio::select! {
-                outcome = call => outcome,
-                () = async {
-                    sender.closed().await;
-                    gone.store(true, Relaxed);
-                    tokio::time::sleep(drain).await;
-                } => return,
-                // The grace of a shutdown is over: dropping the call settles it.
-                () = cancel.cancelled() => return,
-            };
-            // Nobody waits any more: the row says so.
-            let _ = sender.send(outcome);
-        });
-        receiver.await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Internal,
-                "the call was ended by the gateway; it is logged",
-            ))
-        })
     }
 
     async fn identify(&self, context: &CallContext, user_id: Option<&str>) -> Result<Principal> {

@@ -9,6 +9,7 @@
 mod build;
 mod gateway;
 mod memory;
+mod outlive;
 mod upkeep;
 
 use std::{

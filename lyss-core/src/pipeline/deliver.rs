@@ -76,7 +76,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
     if delivery.once.is_held() {
         return detached(delivery);
     }
-    futures::stream::unfold(Guard(Some(delivery)), |mut guard| async move {
+    futures::stream::unfold(Guard(Some(Box::new(delivery))), |mut guard| async move {
         let item = match &mut guard.0 {
             Some(delivery) => delivery.next().await,
             None => None,
@@ -346,7 +346,8 @@ impl Delivery {
 }
 
 /// Ends a delivery that is dropped.
-struct Guard(Option<Delivery>);
+/// Boxed, because the stream's state moves with every chunk.
+struct Guard(Option<Box<Delivery>>);
 
 impl Drop for Guard {
     fn drop(&mut self) {

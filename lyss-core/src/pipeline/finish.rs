@@ -242,10 +242,10 @@ impl Record {
         self.inner.left();
         tracing::info!(
             target: "lyss::request",
-            request_id = %row.request_id,
-            user_id = %row.user_id,
-            model = %row.model_name,
-            provider = %row.provider_id,
+            request_id = row.request_id.as_str(),
+            user_id = &*row.user_id,
+            model = row.model_name.as_str(),
+            provider = &*row.provider_id,
             status = status.as_str(),
             code = row.error_code.as_deref(),
             stream = row.stream,

@@ -1,8 +1,10 @@
 //! How bytes reach a provider. A one-method trait, so that tests, embedders and other clients can take its place;
 //! [`HyperTransport`] is the one that the gateway uses.
 //!
-//! hyper-util's client, not reqwest: some 15 µs less CPU a request (measured, docs/performance.md). It has no
-//! redirects, no decompression, no cookies and reads no environment variable.
+//! hyper's own connections and a small pool, not reqwest: some 15 µs less CPU a request (measured,
+//! docs/performance.md). There are no redirects, no decompression, no cookies, and no environment variable is read.
+
+mod pool;
 
 use std::{
     collections::VecDeque,
@@ -23,24 +25,22 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{HttpConnector, proxy::Tunnel},
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    client::legacy::connect::{HttpConnector, proxy::Tunnel},
+    rt::TokioIo,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tower::Service;
 
+use self::pool::{Failure, Lease, Pool};
 use crate::{
     error::{Error, ErrorKind, Retry, Work},
     types::Segments,
 };
 
-/// What is read ahead of one HTTP/1.1 answer, and the largest head of one.
-const READ_AHEAD: usize = 128 << 10;
+/// What is reserved for a body on the word of its head, at most.
+const MAX_ANNOUNCED: usize = 4 << 20;
 
 /// The body of an answer: pieces as they arrive. Dropping it closes or resets the exchange.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
@@ -100,7 +100,7 @@ impl Default for TransportConfig {
 /// Trusts the Mozilla roots that are compiled in, and the configured file. Cloning shares the pool.
 #[derive(Debug, Clone)]
 pub struct HyperTransport {
-    client: Client<Connector, SegmentBody>,
+    pool: Pool,
 }
 
 impl HyperTransport {
@@ -128,24 +128,12 @@ impl HyperTransport {
                 Route::Proxied(tls.wrap_connector(tunnel))
             }
         };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(config.pool_max_idle)
-            .pool_idle_timeout(config.pool_idle_timeout)
-            // What a slow reader leaves unread of one answer.
-            .http1_max_buf_size(READ_AHEAD)
-            // Finds a connection whose other end is gone without a word.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
-            // A slow reader holds at most this much of its own stream, and cannot stall the others.
-            .http2_initial_stream_window_size(256 * 1024)
-            .http2_initial_connection_window_size(16 * 1024 * 1024)
-            .build(Connector {
-                route,
-                timeout: config.connect_timeout,
-            });
-        Ok(Self { client })
+        let connector = Connector {
+            route,
+            timeout: config.connect_timeout,
+        };
+        let pool = Pool::new(connector, config.pool_max_idle, config.pool_idle_timeout);
+        Ok(Self { pool })
     }
 }
 
@@ -155,10 +143,9 @@ impl HttpTransport for HyperTransport {
         &self,
         request: http::Request<Segments>,
     ) -> Result<http::Response<BodyStream>, Error> {
-        // hyper-util itself tries again only when a pooled connection turned out closed before it took the request.
-        let response = self
-            .client
-            .request(request.map(SegmentBody::new))
+        let (response, lease) = self
+            .pool
+            .send(request.map(SegmentBody::new))
             .await
             .map_err(unsent_or_lost)?;
         let status = response.status();
@@ -174,7 +161,7 @@ impl HttpTransport for HyperTransport {
                 "the provider sent a compressed answer that was not asked for",
             ));
         }
-        Ok(response.map(|body| Box::pin(Pieces(body)) as BodyStream))
+        Ok(response.map(|body| Box::pin(Pieces { body, lease }) as BodyStream))
     }
 }
 
@@ -182,23 +169,37 @@ impl HttpTransport for HyperTransport {
 ///
 /// # Errors
 /// `upstream_invalid_response` over the limit, and what the stream itself yields.
-pub async fn collect(mut body: BodyStream, limit: usize) -> Result<Bytes, Error> {
+pub async fn collect(body: BodyStream, limit: usize) -> Result<Bytes, Error> {
+    collect_announced(body, limit, None).await
+}
+
+/// As [`collect`], for a body whose length was announced: it is gathered in memory of that size.
+///
+/// # Errors
+/// As [`collect`].
+pub async fn collect_announced(
+    mut body: BodyStream,
+    limit: usize,
+    length: Option<usize>,
+) -> Result<Bytes, Error> {
     let mut only = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(piece) = body.next().await {
         let piece = piece?;
-        if only.len() + joined.len() + piece.len() > limit {
+        let read = only.len() + joined.len();
+        if read + piece.len() > limit {
             return Err(
                 invalid(format!("the provider's answer has more than {limit} bytes"))
                     .with_work(Work::Unknown),
             );
         }
-        if only.is_empty() && joined.is_empty() {
+        if read == 0 {
             only = piece;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(2 * (only.len() + piece.len()));
+            let announced = length.unwrap_or(0).min(MAX_ANNOUNCED).min(limit);
+            joined.reserve(announced.max(read + piece.len()));
             joined.extend_from_slice(&std::mem::take(&mut only));
         }
         joined.extend_from_slice(&piece);
@@ -210,29 +211,30 @@ pub async fn collect(mut body: BodyStream, limit: usize) -> Result<Bytes, Error>
     })
 }
 
+/// The length that an answer's head announces.
+pub fn announced(headers: &http::HeaderMap) -> Option<usize> {
+    let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    length.parse().ok()
+}
+
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::UpstreamInvalidResponse, message)
 }
 
 /// A failure before the answer's head. The causes name hosts and addresses, never headers or a query.
-fn unsent_or_lost(error: hyper_util::client::legacy::Error) -> Error {
-    let cause = std::error::Error::source(&error);
-    let unsent = error.is_connect()
-        || cause
-            .and_then(|cause| cause.downcast_ref::<hyper::Error>())
-            .is_some_and(hyper::Error::is_canceled);
-    let (message, work) = if unsent {
-        ("the provider could not be reached", Work::None)
-    } else {
-        (
+fn unsent_or_lost(failure: Failure) -> Error {
+    let (message, work, cause): (_, _, BoxError) = match failure {
+        Failure::Unsent(cause) => ("the provider could not be reached", Work::None, cause),
+        Failure::Lost(error) => (
             "the connection to the provider was lost before it answered",
             Work::Unknown,
-        )
+            error.into(),
+        ),
     };
     Error::new(ErrorKind::UpstreamError, message)
         .with_retry(Retry::Elsewhere)
         .with_work(work)
-        .with_source(error)
+        .with_source(cause)
 }
 
 fn tls_config(config: &TransportConfig) -> Result<rustls::ClientConfig, Error> {
@@ -424,15 +426,21 @@ impl Body for SegmentBody {
 }
 
 /// The pieces of an answer's body; trailers are dropped.
-struct Pieces(Incoming);
+struct Pieces {
+    body: Incoming,
+    lease: Lease,
+}
 
 impl Stream for Pieces {
     type Item = Result<Bytes, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            return Poll::Ready(match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
-                None => None,
+            return Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => {
+                    self.lease.give_back();
+                    None
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) if !piece.is_empty() => Some(Ok(piece)),
                     _ => continue,

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use std::time::Instant;
 
+use hyper_util::rt::TokioExecutor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -296,4 +297,87 @@ async fn certificates_are_checked_and_http_2_is_spoken_over_tls() {
         collect(response.into_body(), 100).await.unwrap(),
         "HTTP/2.0"
     );
+}
+
+/// Serves keep-alive connections, each request with `ok`; counts the connections that were opened and are open.
+async fn keep_alive_server() -> (String, Arc<[std::sync::atomic::AtomicUsize; 2]>) {
+    use std::sync::atomic::Ordering::SeqCst;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let counts = Arc::new([0, 0].map(std::sync::atomic::AtomicUsize::new));
+    let counted = counts.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let counts = counted.clone();
+            counts[0].fetch_add(1, SeqCst);
+            counts[1].fetch_add(1, SeqCst);
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while socket.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    socket.write_all(answer).await.unwrap();
+                }
+                counts[1].fetch_sub(1, SeqCst);
+            });
+        }
+    });
+    (url, counts)
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_once_its_answer_was_read() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let (url, counts) = keep_alive_server().await;
+    let transport = HyperTransport::new(&TransportConfig {
+        pool_max_idle: 1,
+        pool_idle_timeout: Duration::from_secs(2),
+        ..TransportConfig::default()
+    })
+    .unwrap();
+    let ask = async || transport.send(post(&url, &["{}"])).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(collect(ask().await.into_body(), 2).await.unwrap(), "ok");
+    }
+    assert_eq!(counts[0].load(SeqCst), 1);
+
+    // Two at once need two; only one of them is kept.
+    let (one, two) = tokio::join!(ask(), ask());
+    for answer in [one, two] {
+        collect(answer.into_body(), 2).await.unwrap();
+    }
+    assert_eq!(counts[0].load(SeqCst), 2);
+    let open = async |wanted: usize| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while counts[1].load(SeqCst) != wanted {
+            assert!(Instant::now() < end, "{wanted} connections are open");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    open(1).await;
+
+    // Nobody reads this answer, so its connection is not kept.
+    drop(ask().await);
+    open(0).await;
+
+    // One that waits too long is closed without a further call.
+    collect(ask().await.into_body(), 2).await.unwrap();
+    open(1).await;
+    open(0).await;
+}
+
+#[tokio::test]
+async fn many_calls_share_an_http_2_connection() {
+    let (url, ca_file) = https_server().await;
+    let transport = HyperTransport::new(&TransportConfig {
+        ca_file: Some(ca_file.path().to_owned()),
+        ..TransportConfig::default()
+    })
+    .unwrap();
+    let ask = async || {
+        let answer = transport.send(post(&url, &["{}"])).await.unwrap();
+        collect(answer.into_body(), 100).await.unwrap()
+    };
+    assert_eq!(ask().await, "HTTP/2.0");
+    let answers = futures::future::join_all((0..20).map(|_| ask())).await;
+    assert!(answers.iter().all(|answer| answer == "HTTP/2.0"));
 }

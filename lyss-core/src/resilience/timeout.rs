@@ -1,10 +1,14 @@
 //! The deadlines of an attempt. Four separate ones: connecting (in the transport), the unary answer or the first chunk,
 //! the silence between chunks, and, only where configured, a stream's whole length.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use futures::StreamExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::{
     error::{Error, ErrorKind, Result, Retry, Work},
@@ -55,6 +59,8 @@ pub struct Paced {
     chunks: ChunkStream,
     idle: Duration,
     end: Option<Instant>,
+    /// Follows the deadline lazily: to move it with every chunk would cost as much as the rest of the chunk.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Paced {
@@ -64,6 +70,7 @@ impl Paced {
             chunks,
             idle: timeouts.idle,
             end: timeouts.total.map(|total| Instant::now() + total),
+            timer: None,
         }
     }
 
@@ -74,12 +81,36 @@ impl Paced {
             Some(end) if end < idle_end => (end, true),
             _ => (idle_end, false),
         };
-        match timeout_at(deadline, self.chunks.next()).await {
-            Ok(item) => item,
-            Err(_) if total => Some(Err(late(
+        match std::future::poll_fn(|cx| self.poll(cx, deadline)).await {
+            Some(item) => item,
+            None if total => Some(Err(late(
                 "a stream longer than `stream_total_timeout`".into(),
             ))),
-            Err(_) => Some(Err(late(format!("nothing for {:?}", self.idle)))),
+            None => Some(Err(late(format!("nothing for {:?}", self.idle)))),
+        }
+    }
+
+    /// The next item, or nothing at the deadline.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Instant,
+    ) -> Poll<Option<Option<Result<ChatChunk>>>> {
+        if let Poll::Ready(item) = self.chunks.as_mut().poll_next(cx) {
+            return Poll::Ready(Some(item));
+        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(deadline);
         }
     }
 }

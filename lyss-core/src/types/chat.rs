@@ -50,7 +50,7 @@ impl ChatRequest {
                     "`messages` must be an array of message objects",
                 ));
             }
-            Some(messages) if messages.elements_is_empty() => {
+            Some(messages) if messages.is_empty_array() => {
                 return Err(Error::invalid(
                     "messages",
                     "`messages` must hold at least one message",
@@ -256,16 +256,6 @@ impl Message {
                     .and_then(|text| text.as_str().map(Cow::into_owned))
             })
             .collect()
-    }
-}
-
-impl RawValue<'_> {
-    /// Whether an array has no element.
-    fn elements_is_empty(&self) -> bool {
-        self.text()
-            .trim_start_matches('[')
-            .trim_start()
-            .starts_with(']')
     }
 }
 

@@ -47,6 +47,17 @@ pub enum Purpose {
     Summary,
 }
 
+impl Purpose {
+    /// The word in the `purpose` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Embedding => "embedding",
+            Self::Summary => "summary",
+        }
+    }
+}
+
 /// One row of `request_logs`. The members are named as the columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogRow {

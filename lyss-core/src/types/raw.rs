@@ -96,14 +96,9 @@ impl RawObject {
         };
         if self.members.len() <= 16 {
             for (index, member) in self.members.iter().enumerate() {
-                let key = self.key(member);
-                if self
-                    .members
-                    .iter()
-                    .take(index)
-                    .any(|earlier| self.key(earlier) == key)
-                {
-                    return Err(fault(index, &key));
+                let mut earlier = self.members.iter().take(index);
+                if earlier.any(|earlier| self.same_key(earlier, member)) {
+                    return Err(fault(index, &self.key(member)));
                 }
             }
             return Ok(());
@@ -139,6 +134,15 @@ impl RawObject {
                     Cow::Borrowed(std::str::from_utf8(inner).unwrap_or_default())
                 }
             }
+        }
+    }
+
+    fn same_key(&self, left: &Member, right: &Member) -> bool {
+        match (&left.new, &right.new) {
+            (None, None) if !left.place.key_escaped && !right.place.key_escaped => {
+                self.slice(left.place.key) == self.slice(right.place.key)
+            }
+            _ => self.key(left) == self.key(right),
         }
     }
 
@@ -345,6 +349,12 @@ impl<'a> RawValue<'a> {
     /// Whether it is an array.
     pub fn is_array(&self) -> bool {
         self.text.first() == Some(&b'[')
+    }
+
+    /// Whether it is an array without an element.
+    pub fn is_empty_array(&self) -> bool {
+        let inner = self.text.strip_prefix(b"[").unwrap_or_default();
+        inner.trim_ascii_start().starts_with(b"]")
     }
 
     /// Whether it is an object.

@@ -35,6 +35,17 @@ pub enum UsageSource {
     Partial,
 }
 
+impl UsageSource {
+    /// The word in the `usage_source` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Counted => "counted",
+            Self::Partial => "partial",
+        }
+    }
+}
+
 impl Usage {
     /// Reads OpenAI's `usage` object; `None` if it is absent, `null`, or cannot be true (negative, fractional, over
     /// ten million, or sub-counts above their total). An explicit 0 stays 0.

@@ -12,6 +12,8 @@ use std::{
 use lyss_core::config::{LogConfig, LogFormat};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
+use super::json_lines::JsonLines;
+
 /// How long a line waits for others.
 const GATHER: Duration = Duration::from_millis(50);
 /// At this size they are written at once.
@@ -29,7 +31,7 @@ pub(super) fn start(config: &LogConfig) {
         .with_env_filter(filter)
         .with_writer(Gathered);
     let started = match config.format {
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Json => lines.event_format(JsonLines).try_init(),
         LogFormat::Text => lines.with_ansi(colour()).try_init(),
     };
     let gathering = std::thread::Builder::new().name("log".into()).spawn(|| {

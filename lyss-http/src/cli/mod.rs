@@ -3,6 +3,7 @@
 mod chat;
 mod check;
 mod database;
+mod json_lines;
 mod keys;
 mod logging;
 mod migrate;

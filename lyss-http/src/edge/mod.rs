@@ -3,5 +3,6 @@
 pub mod descriptors;
 pub mod host;
 pub(crate) mod outlet;
+pub(crate) mod seldom;
 pub mod stall;
 pub mod tls;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use http::HeaderName;
 use lyss_core::{
     Result,
     types::{ChatRequest, ReplyInfo},
@@ -11,8 +12,12 @@ use lyss_core::{
 use super::Call;
 use crate::{body, error, sse};
 
-/// The session of a chat call.
-const X_SESSION_ID: &str = "x-lyss-session-id";
+static X_PROVIDER: HeaderName = HeaderName::from_static("x-lyss-provider");
+static X_MODEL: HeaderName = HeaderName::from_static("x-lyss-model");
+static X_SESSION_ID: HeaderName = HeaderName::from_static("x-lyss-session-id");
+static X_MEMORY: HeaderName = HeaderName::from_static("x-lyss-memory");
+static X_ATTEMPTS: HeaderName = HeaderName::from_static("x-lyss-attempts");
+static X_CONTEXT: HeaderName = HeaderName::from_static("x-lyss-context");
 
 pub(super) async fn create(mut call: Call) -> Result<Response> {
     let body = call.json_body().await?;
@@ -33,9 +38,9 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
         let mut response = sse::response(opening, id, &call.app.options).await?;
         // Also where the answer begins with comments, before anything else is known of it.
         if let Some(session) = session
-            && !response.headers().contains_key(X_SESSION_ID)
+            && !response.headers().contains_key(&X_SESSION_ID)
         {
-            error::insert(response.headers_mut(), X_SESSION_ID, &session);
+            error::insert(response.headers_mut(), &X_SESSION_ID, &session);
         }
         return Ok(response);
     }
@@ -57,15 +62,15 @@ pub(super) fn unary(info: &ReplyInfo, segments: lyss_core::types::Segments) -> R
 /// Sets the `x-lyss-*` headers.
 pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     let headers = response.headers_mut();
-    error::insert(headers, "x-lyss-provider", &info.provider);
-    error::insert(headers, "x-lyss-model", &info.upstream_model);
+    error::insert(headers, &X_PROVIDER, &info.provider);
+    error::insert(headers, &X_MODEL, &info.upstream_model);
     if let Some(session) = &info.session_id {
-        error::insert(headers, X_SESSION_ID, session);
+        error::insert(headers, &X_SESSION_ID, session);
     }
     if let Some(context) = info.context {
-        error::insert(headers, "x-lyss-context", context.as_str());
+        error::insert(headers, &X_CONTEXT, context.as_str());
     }
-    headers.insert("x-lyss-attempts", info.attempts.into());
+    headers.insert(X_ATTEMPTS.clone(), info.attempts.into());
     if info.replay_of.is_some() {
         headers.insert(
             error::IDEMPOTENT_REPLAYED,
@@ -73,6 +78,6 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
         );
     }
     if info.memory_unavailable {
-        error::insert(headers, "x-lyss-memory", "unavailable");
+        error::insert(headers, &X_MEMORY, "unavailable");
     }
 }

@@ -47,7 +47,7 @@ pub(super) async fn page(call: Call) -> Result<Response> {
 fn fixed(content_type: &str, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    crate::error::insert(headers, "content-type", content_type);
+    crate::error::insert(headers, &http::header::CONTENT_TYPE, content_type);
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

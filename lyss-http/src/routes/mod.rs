@@ -224,7 +224,9 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
     };
     match answer {
         Ok(Ok(mut response)) => {
-            error::insert(response.headers_mut(), error::X_REQUEST_ID, &id.to_string());
+            let mut text = uuid::Uuid::encode_buffer();
+            let text = id.uuid().hyphenated().encode_lower(&mut text);
+            error::insert(response.headers_mut(), &error::X_REQUEST_ID, text);
             response
         }
         Ok(Err(error)) => error::response(&error, id),

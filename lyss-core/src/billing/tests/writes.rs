@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     billing::{
-        reader::Reader,
-        record::{Kind, encode},
+        reader::{Reader, Row},
+        record::{Kind, encode, parse_whole},
         sink,
     },
     database::testing,
@@ -79,7 +79,8 @@ fn poison(entry: usize) -> LogRow {
             ..row
         },
         1 => LogRow {
-            created_at: "the 40th of May".into(),
+            attempts: 1,
+            output_tokens: i64::MAX as u64 + 1,
             ..row
         },
         _ => LogRow {
@@ -281,8 +282,10 @@ async fn months_made_under_load_lose_no_row() {
             let mut ids = Vec::new();
             for _ in 0..150 {
                 let row = settled(&intent());
-                let json = serde_json::to_vec(&row).unwrap();
-                assert_eq!(sink::write(&database, &letters, &[json]).await, 0);
+                let record = encode(Kind::Settle, &row).unwrap();
+                let record = parse_whole(&record).unwrap();
+                let written = sink::write(&database, &letters, &[Row::of(&record)]).await;
+                assert_eq!(written, 0);
                 ids.push(row.request_id);
             }
             ids
@@ -342,7 +345,7 @@ async fn the_spool_is_its_owners_only() {
 }
 
 /// Reads a segment that holds these bytes.
-fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, usize, usize) {
+fn read(bytes: &[u8]) -> (Vec<Row>, usize, usize) {
     let directory = tempfile::tempdir().unwrap();
     let mut file = std::fs::File::create(segment_path(directory.path(), 0)).unwrap();
     file.write_all(bytes).unwrap();

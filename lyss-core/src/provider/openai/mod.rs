@@ -27,7 +27,7 @@ use self::config::Settings;
 use super::{
     Capabilities, Completion, CompletionStream, Provider, ProviderCall, ProviderSpec,
     sse::Decoder,
-    transport::{BodyStream, HttpTransport, collect},
+    transport::{BodyStream, HttpTransport, announced, collect, collect_announced},
 };
 use crate::{
     error::{Error, ErrorKind, Result, Work},
@@ -101,7 +101,7 @@ impl OpenAi {
             .send(Method::POST, target, "application/json", body)
             .await?;
         let (head, body) = response.into_parts();
-        let body = collect(body, self.max_answer).await?;
+        let body = collect_announced(body, self.max_answer, announced(&head.headers)).await?;
         response::complete(
             body,
             member,
