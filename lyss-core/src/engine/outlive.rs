@@ -22,7 +22,8 @@ use tokio::runtime::Handle;
 use super::Inner;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Runs a call, for up to `drain` after its caller has left. `call` is given the flag that is set when its caller has gone away.
+/// Runs a call, for up to `drain` after its caller has left. `call` is given the flag that is set when its caller has
+/// gone away.
 ///
 /// # Errors
 /// Those of the call; `internal` if it panicked, or the grace of a shutdown was over before its end.
