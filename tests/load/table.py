@@ -71,6 +71,8 @@ class Results:
         self.runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
         self.idle: dict[str, list[float]] = defaultdict(list)
         self.start: dict[str, list[float]] = defaultdict(list)
+        # A session's 10th turn and its 1,000th; see sessions.py.
+        self.turns: tuple = ()
 
     def middle(self, server: str, row: Row, figure) -> float:
         return median(figure(run) for run in self.runs[server, row.id])
