@@ -1,6 +1,6 @@
 //! Answers kept by idempotency key, so that a request that is sent again is not done again.
 //!
-//! Used by `pipeline/once.rs`. What a key stands for goes through three states:
+//! Used by `pipeline/once/`. What a key stands for goes through three states:
 //!
 //! ```text
 //! (none) --claim--> claimed --dispatch--> dispatched --complete--> done

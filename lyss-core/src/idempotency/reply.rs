@@ -3,11 +3,15 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, ErrorKind, Upstream, Work},
-    types::{ChatChunk, ContextUse, RawObject, ReplyInfo, RequestId, Usage},
+    error::{Error, ErrorKind, Result, Upstream, Work},
+    types::{
+        ChatChunk, ChatResponse, ChatStream, ContextUse, EmbeddingResponse, RawObject, ReplyInfo,
+        RequestId, Usage,
+    },
 };
 
 /// The form of what is kept; another one is not read.
@@ -163,6 +167,71 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// What is told of it.
+    pub fn info(&self) -> Option<&ReplyInfo> {
+        match self {
+            Self::Answer { info, .. } | Self::Stream { info, .. } => Some(info),
+            Self::Failure(_) => None,
+        }
+    }
+
+    /// The error it is, or ends with.
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Answer { .. } => None,
+            Self::Stream { error, .. } => error.as_ref(),
+            Self::Failure(error) => Some(error),
+        }
+    }
+
+    /// The answer to a unary chat call.
+    pub fn into_chat(self) -> Result<ChatResponse> {
+        let (info, usage, body) = self.into_answer()?;
+        Ok(ChatResponse { info, body, usage })
+    }
+
+    /// The answer to an embeddings call.
+    pub fn into_embedding(self) -> Result<EmbeddingResponse> {
+        let (info, usage, body) = self.into_answer()?;
+        Ok(EmbeddingResponse { info, body, usage })
+    }
+
+    fn into_answer(self) -> Result<(ReplyInfo, Usage, RawObject)> {
+        match self {
+            Self::Answer { info, usage, body } => Ok((info, usage, body)),
+            Self::Failure(error) => Err(error),
+            Self::Stream { .. } => Err(other_form()),
+        }
+    }
+
+    /// The answer to a streamed call.
+    pub fn into_stream(self) -> Result<ChatStream> {
+        match self {
+            Self::Stream {
+                info,
+                chunks,
+                error,
+            } => Ok(ChatStream {
+                info,
+                chunks: futures::stream::iter(chunks.into_iter().map(Ok).chain(error.map(Err)))
+                    .boxed(),
+            }),
+            Self::Failure(error) => Err(error),
+            Self::Answer { .. } => Err(other_form()),
+        }
+    }
+}
+
+/// Cannot be: whether a stream is asked for is in the body, and with it in the fingerprint.
+fn other_form() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the answer that was kept has another form",
+    )
+    .with_work(Work::Unknown)
+}
+
 /// The chunks of frames, each of which is one line and an empty one.
 fn chunks(mut frames: Bytes) -> Option<Vec<ChatChunk>> {
     let mut chunks = Vec::new();
@@ -247,115 +316,4 @@ impl<'a> Failure<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-
-    fn info() -> ReplyInfo {
-        ReplyInfo {
-            request_id: RequestId::new(),
-            provider: "op\"enai".into(),
-            upstream_model: "m\n".into(),
-            session_id: Some("s".into()),
-            context: Some(ContextUse::Truncated),
-            attempts: 3,
-            memory_unavailable: false,
-            upstream_request_id: None,
-            replay_of: None,
-        }
-    }
-
-    fn read(kept: &Bytes) -> Option<Reply> {
-        let (by, id) = (RequestId::new(), RequestId::new());
-        let reply = Reply::read(kept, by, id);
-        if let Some(Reply::Answer { info, .. } | Reply::Stream { info, .. }) = &reply {
-            assert_eq!((info.request_id, info.replay_of), (id, Some(by)));
-            assert_eq!(
-                (&*info.provider, &*info.upstream_model),
-                ("op\"enai", "m\n")
-            );
-            assert_eq!(info.context, Some(ContextUse::Truncated));
-            assert_eq!((info.session_id.as_deref(), info.attempts), (Some("s"), 3));
-        }
-        reply
-    }
-
-    #[test]
-    fn an_answer_comes_back_byte_for_byte() {
-        let text = "{ \"a\" : 1.0,\n\t\"b\":\"\\u00e9\" }";
-        let body = RawObject::parse(text.into()).unwrap();
-        let usage = Usage {
-            output_tokens: 7,
-            ..Usage::default()
-        };
-        let Some(Reply::Answer {
-            usage: kept, body, ..
-        }) = read(&answer(&info(), usage, &body))
-        else {
-            panic!("no answer");
-        };
-        assert_eq!((kept, body.to_bytes()), (usage, text.into()));
-    }
-
-    #[test]
-    fn a_stream_comes_back_with_its_end() {
-        let frames = b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n";
-        let error = Error::new(ErrorKind::UpstreamIncomplete, "cut").with_provider("p");
-        let Some(Reply::Stream { chunks, error, .. }) =
-            read(&stream(&info(), frames, Some(&error)))
-        else {
-            panic!("no stream");
-        };
-        let again: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.frame()).collect();
-        assert_eq!(again, frames);
-        let error = error.unwrap();
-        assert_eq!(
-            (error.kind(), error.message(), error.provider()),
-            (ErrorKind::UpstreamIncomplete, "cut", Some("p"))
-        );
-        assert!(error.is_replayed() && !error.should_retry());
-        let Some(Reply::Stream { chunks, error, .. }) = read(&stream(&info(), b"", None)) else {
-            panic!("no stream");
-        };
-        assert!(chunks.is_empty() && error.is_none());
-    }
-
-    #[test]
-    fn every_failure_keeps_its_status_and_code() {
-        for kind in ErrorKind::ALL {
-            let error = Error::new(*kind, "what\nwas").with_param("p");
-            let Some(Reply::Failure(again)) = read(&failure(&error)) else {
-                panic!("no failure");
-            };
-            assert_eq!(
-                (again.status(), again.code(), again.message(), again.param()),
-                (error.status(), error.code(), "what\nwas", Some("p"))
-            );
-            assert!(!again.should_retry());
-        }
-        let error = Error::new(ErrorKind::InvalidValue, "no such voice").with_upstream(Upstream {
-            status: 404,
-            code: Some("voice_not_found".into()),
-            shown: true,
-        });
-        let Some(Reply::Failure(again)) = read(&failure(&error)) else {
-            panic!("no failure");
-        };
-        assert_eq!((again.status(), again.code()), (404, "voice_not_found"));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_guessed() {
-        let stream = stream(&info(), b"data: {}\n\n", None);
-        for kept in [
-            "".into(),
-            "{}".into(),
-            "{\"form\":2,\"kind\":\"failure\"}\n".into(),
-            "{\"form\":1,\"kind\":\"answer\"}\n{}".into(),
-            stream.slice(..stream.len() - 1),
-            stream.slice(..10),
-        ] {
-            assert!(read(&kept).is_none(), "{kept:?}");
-        }
-    }
-}
+mod tests;
