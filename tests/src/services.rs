@@ -119,18 +119,16 @@ impl Server {
         };
         let text = std::fs::read_to_string(file).expect("it runs");
         let server = text.lines().next().expect("a process id").trim().to_owned();
+        let send = |to: &str| Command::new("kill").args([signal, to]).status();
+        // The server first, so that it starts no more; a child may end before its turn comes.
+        assert!(send(&server).expect("kill runs").success());
         let children = Command::new("ps")
             .args(["-o", "pid=", "--ppid", &server])
             .output()
             .expect("ps runs");
-        let children = String::from_utf8_lossy(&children.stdout).into_owned();
-        let status = Command::new("kill")
-            .arg(signal)
-            .arg(&server)
-            .args(children.split_whitespace())
-            .status()
-            .expect("kill runs");
-        assert!(status.success());
+        for child in String::from_utf8_lossy(&children.stdout).split_whitespace() {
+            let _ = send(child);
+        }
     }
 
     /// Starts it again, with its data, at the same address.

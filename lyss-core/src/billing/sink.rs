@@ -5,15 +5,10 @@
 use std::{io::Write, path::Path, time::Duration};
 
 use super::{columns::Columns, reader::Row};
-use crate::{
-    Error, ErrorKind, Result,
-    database::{Database, QUERY_TIMEOUT, within},
-    spool::open_private,
-    types::RequestId,
-};
+use crate::{Error, ErrorKind, Result, database::Database, spool::open_private, types::RequestId};
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-use crate::database::Pool;
+use crate::database::{Pool, QUERY_TIMEOUT, within};
 
 /// First pause after a failure of the database; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

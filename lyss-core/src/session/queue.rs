@@ -137,26 +137,22 @@ impl TurnQueue {
             lines: Arc::clone(&self.lines),
         };
         let loaded = match self.arrive(&mut lease, &line, deadline).await? {
-            Some(loaded) => loaded,
-            None => self.ask(&mut lease, deadline).await?,
+            Begun::Granted(loaded) => loaded,
+            Begun::Waiting => self.ask(&mut lease, deadline).await?,
+            Begun::Busy => return Err(busy()),
         };
         lease.keep();
         Ok((lease, loaded))
     }
 
-    /// Takes a place and waits to be the first of this engine. The session, if the turn is granted already.
-    async fn arrive(
-        &self,
-        lease: &mut TurnLease,
-        line: &Line,
-        deadline: Instant,
-    ) -> Result<Option<Option<Box<LoadedSession>>>> {
+    /// Takes a place, here and in the store, and waits to be the first of this engine. Says how things stand then.
+    async fn arrive(&self, lease: &mut TurnLease, line: &Line, deadline: Instant) -> Result<Begun> {
         let arriving = timeout_at(deadline, line.arriving.lock())
             .await
             .map_err(|_| busy())?;
         if let Ok(first) = Arc::clone(&line.first).try_lock_owned() {
-            lease.first = Some(first);
-            return Ok(None);
+            // Still arriving while the store is asked: who comes next is behind this one there as well.
+            return self.begin_first(lease, first).await;
         }
         let _waiting = Waiting::of(&line.waiting);
         if !lease.ticket.wait || line.waiting.load(Relaxed) > lease.ticket.queue_max {
@@ -165,19 +161,27 @@ impl TurnQueue {
         let mut turn = Box::pin(Arc::clone(&line.first).lock_owned());
         // The first poll takes the place.
         if let std::task::Poll::Ready(first) = futures::poll!(&mut turn) {
-            lease.first = Some(first);
-            return Ok(None);
+            return self.begin_first(lease, first).await;
         }
         lease.known = true;
-        let begun = self.begin(lease).await?;
+        if self.begin(lease).await? == Begun::Busy {
+            return Err(busy());
+        }
         drop(arriving);
         lease.first = Some(timeout_at(deadline, turn).await.map_err(|_| busy())?);
-        match begun {
-            // The one before has ended in the store and was about to leave.
-            Begun::Granted(loaded) => Ok(Some(loaded)),
-            Begun::Waiting => Ok(None),
-            Begun::Busy => Err(busy()),
-        }
+        // Also when the turn was granted: what has been loaded is of before the wait.
+        Ok(Begun::Waiting)
+    }
+
+    async fn begin_first(
+        &self,
+        lease: &mut TurnLease,
+        first: OwnedMutexGuard<()>,
+    ) -> Result<Begun> {
+        lease.first = Some(first);
+        lease.ticket.first = true;
+        lease.known = true;
+        self.begin(lease).await
     }
 
     /// Asks for the turn until it is granted.

@@ -25,6 +25,7 @@ pub struct RateLimit {
     /// What it is called where all instances count together.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     name: String,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     limit: u32,
     own: RateWindow,
     /// Until when all instances together leave no place; not asked again before.
@@ -64,6 +65,7 @@ impl RateLimit {
         self.full_until.lock().is_some_and(|until| now < until)
     }
 
+    #[cfg(feature = "redis")]
     fn full_for(&self, now: Instant, pause: Duration) {
         *self.full_until.lock() = Some(now + pause);
     }

@@ -163,7 +163,7 @@ async fn goes_on_after_a_loss(rig: Rig) {
     assert_eq!(store.messages(&key, 0, 99).await.unwrap().unwrap(), all);
     rig.flush().await;
     let listed = store.list(&key.user_id, None, 9).await.unwrap();
-    assert_eq!(listed.sessions, [before.session.clone()]);
+    assert_eq!(listed.sessions, std::slice::from_ref(&before.session));
     let begun = store.begin_turn(&key, &ticket()).await.unwrap();
     assert_eq!(begun, Begun::Granted(Some(Box::new(before))));
     appended(&store, &key, &["more"], 3).await;
