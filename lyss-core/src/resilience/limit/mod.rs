@@ -7,9 +7,11 @@
 mod shared;
 mod window;
 
+#[cfg(feature = "redis")]
+use std::time::Duration;
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

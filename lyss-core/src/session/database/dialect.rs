@@ -3,6 +3,7 @@
 use crate::database::{Database, Pool};
 
 /// The words of one database.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))] // The archive's are for what is in Redis.
 pub(super) struct Dialect {
     /// Opens a transaction that will write.
     pub begin: &'static str,

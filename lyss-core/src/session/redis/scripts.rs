@@ -11,6 +11,10 @@ const WINDOW: &str = include_str!("lua/window.lua");
 
 /// Each is sent once to a server and then called by its hash.
 #[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code) // Some are for the archive, which is in a database.
+)]
 pub(super) struct Scripts {
     pub create: Script,
     pub read: Script,
