@@ -95,7 +95,7 @@ pub(super) fn write(row: &LogRow, out: &mut Vec<u8>) -> Result<()> {
 }
 
 impl<'a> Columns<'a> {
-    /// Reads what [`write`] wrote; nothing if it is something else.
+    /// Reads what [`write()`] wrote; nothing if it is something else.
     pub(super) fn read(id: &Id, bytes: &'a [u8]) -> Option<Self> {
         let id = RequestId::from_bytes(*id);
         let mut from = match bytes.split_first() {

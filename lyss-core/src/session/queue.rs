@@ -1,6 +1,6 @@
 //! The turns of this engine wait here, first come, first served; the store keeps the order among engines.
 //!
-//! A turn takes its place in the store as soon as it comes ([`SessionStore::begin_turn`]), but of several that wait
+//! A turn takes its place in the store as soon as it comes ([`begin_turn`](super::SessionStore::begin_turn)), but of several that wait
 //! for one session here only the first asks on: what one turn leaves, the next takes without a pause, and a hundred
 //! waiting turns cost the store no more than one.
 

@@ -85,7 +85,7 @@ impl RedisSessionStore {
         }
     }
 
-    /// Replaces a prefix as [`compress`](SessionStore::compress) does; the creation of the session if it did.
+    /// Replaces a prefix as [`compress`](crate::session::SessionStore::compress) does; the creation of the session if it did.
     pub(in crate::session) async fn replace_prefix(
         &self,
         key: &SessionKey,
