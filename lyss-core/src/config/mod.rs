@@ -20,6 +20,7 @@ mod auth;
 mod check;
 mod data;
 mod diagnostic;
+mod disconnect;
 mod dsn;
 mod env;
 mod idempotency;
@@ -49,7 +50,8 @@ pub use idempotency::IdempotencyConfig;
 pub use load::{Extensions, Loaded};
 pub use memory::{BuiltinMemoryConfig, Mem0Config, Mem0Flavor, MemoryConfig, MemoryScope};
 pub use money::{
-    BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, LimitsConfig, PriceConfig,
+    BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, Durability, LimitsConfig,
+    PriceConfig, Unpriced, WorstCaseConfig,
 };
 pub use monitoring::{LogConfig, LogFormat, MonitoringConfig, PrometheusConfig, TraceConfig};
 pub use provider::{KNOWN_KINDS, KNOWN_PRESETS, PROVIDER_KEYS, ProviderConfig};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Choice, DECIMAL, Reader, Section};
 use super::value;
+use crate::types::OnDisconnect;
 
 /// `limits`: the default for every user, at most so many in any 60 seconds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,6 +64,58 @@ pub struct BillingConfig {
     pub exchange_rates: BTreeMap<String, String>,
     /// Prices by model.
     pub prices: BTreeMap<String, PriceConfig>,
+    /// What becomes of a model without a price. Unset: allowed, unless a budget applies to the caller.
+    pub unpriced: Option<Unpriced>,
+    /// What a row must have survived before its answer is complete.
+    pub durability: Durability,
+    /// What becomes of a call whose caller has gone away. Unset: a stream is cancelled, any other call goes on for 30 s.
+    pub on_disconnect: Option<OnDisconnect>,
+    /// A budget lowers the output limit of a call no further than to this many tokens.
+    pub min_output_tokens: u64,
+    /// What a budget reserves for what cannot be known before.
+    pub worst_case: WorstCaseConfig,
+}
+
+/// `billing.unpriced`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpriced {
+    /// Calls are refused (402 `unpriced_model`).
+    Reject,
+    /// Calls are served and cost nothing; their rows say so.
+    Allow,
+}
+
+/// `billing.durability`: what the row of a call has survived when its answer is complete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the process.
+    #[default]
+    Process,
+    /// The loss of power.
+    Disk,
+    /// The loss of the machine: the row is in the database.
+    Database,
+}
+
+/// `billing.worst_case`: what a budget reserves for what cannot be known before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorstCaseConfig {
+    /// Output tokens of a call without a limit, to a model whose own is not known.
+    pub output_tokens: u64,
+    /// Tokens of one image, sound or file.
+    pub media_tokens: u64,
+    /// Reasoning tokens beyond the output limit, where a provider does not count them against it.
+    pub reasoning_tokens: u64,
+}
+
+impl Default for WorstCaseConfig {
+    fn default() -> Self {
+        Self {
+            output_tokens: 8_192,
+            media_tokens: 4_000,
+            reasoning_tokens: 0,
+        }
+    }
 }
 
 /// An entry of `billing.prices`: decimal amounts per million tokens.
@@ -97,6 +150,11 @@ impl Default for BillingConfig {
             currency: "USD".to_owned(),
             exchange_rates: BTreeMap::new(),
             prices: BTreeMap::new(),
+            unpriced: None,
+            durability: Durability::default(),
+            on_disconnect: None,
+            min_output_tokens: 64,
+            worst_case: WorstCaseConfig::default(),
         }
     }
 }
@@ -163,6 +221,37 @@ impl Section for BillingConfig {
             &mut self.exchange_rates,
         );
         r.sections("prices", "<model>", &mut self.prices);
+        r.choice::<Unpriced>("unpriced", &mut self.unpriced);
+        r.choice("durability", &mut self.durability);
+        r.on_disconnect("on_disconnect", &mut self.on_disconnect);
+        r.integer(
+            "min_output_tokens",
+            1..=10_000_000,
+            &mut self.min_output_tokens,
+        );
+        r.section("worst_case", &mut self.worst_case);
+    }
+}
+
+impl Choice for Unpriced {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("allow", Self::Allow)];
+}
+
+impl Choice for Durability {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("process", Self::Process),
+        ("disk", Self::Disk),
+        ("database", Self::Database),
+    ];
+}
+
+impl Section for WorstCaseConfig {
+    fn read(&mut self, r: &mut Reader<'_, '_>) {
+        let most = 10_000_000;
+        r.integer("output_tokens", 1..=most, &mut self.output_tokens);
+        r.integer("media_tokens", 0..=most, &mut self.media_tokens);
+        r.integer("reasoning_tokens", 0..=most, &mut self.reasoning_tokens);
     }
 }
 

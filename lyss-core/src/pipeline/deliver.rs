@@ -11,8 +11,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::{
-    assemble::Turning, count, execute::Opened, finish::Record, once::Once, recall::Remembering,
-    turn::Reply,
+    assemble::Turning, count, execute::Opened, finish::Record, once::Once, prepare::Prepared,
+    recall::Remembering, turn::Reply,
 };
 use crate::{
     engine::Inner,
@@ -31,9 +31,7 @@ pub(crate) struct Running {
     pub inner: Arc<Inner>,
     pub record: Record,
     pub once: Once,
-    pub turn: Turning,
-    pub remembering: Remembering,
-    pub request: ChatRequest,
+    pub prepared: Prepared,
     pub opened: Opened,
     pub target: Arc<Target>,
     pub in_flight: InFlight,
@@ -45,13 +43,17 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         inner,
         record,
         once,
-        turn,
-        remembering,
-        request,
+        prepared,
         opened,
         target,
         in_flight,
     } = running;
+    let Prepared {
+        turn,
+        remembering,
+        request,
+        ..
+    } = prepared;
     let kept = inner.stream_buffer.share();
     let delivery = Delivery {
         inner,

@@ -69,10 +69,6 @@ impl Record {
         self.id
     }
 
-    pub fn attempts(&self) -> u32 {
-        self.row.attempts
-    }
-
     /// The flag that tells that the caller has gone while the call goes on.
     pub fn gone_when(&mut self, gone: Arc<AtomicBool>) {
         self.gone = Some(gone);
@@ -95,6 +91,21 @@ impl Record {
             self.row.session_id.clone_from(&info.session_id);
             decision.provider_id = Arc::clone(&info.provider);
             decision.model_name = Arc::clone(&info.upstream_model);
+        }
+    }
+
+    /// What the caller is told beside the answer.
+    pub fn info(&self, target: &Target, upstream_request_id: Option<String>) -> ReplyInfo {
+        ReplyInfo {
+            request_id: self.id,
+            provider: Arc::clone(&target.account.id),
+            upstream_model: Arc::clone(&target.upstream_model),
+            session_id: None,
+            context: None,
+            attempts: self.row.attempts,
+            memory_unavailable: self.memory_unavailable(),
+            upstream_request_id,
+            replay_of: None,
         }
     }
 

@@ -28,6 +28,7 @@ mod finish;
 mod fit;
 mod history;
 mod once;
+mod prepare;
 mod recall;
 mod summary;
 mod turn;
@@ -43,10 +44,9 @@ use crate::{
     error::Result,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, RawObject, ReplyInfo, log::Purpose,
+        LogRow, RawObject, log::Purpose,
     },
 };
-use compress::Fitted;
 use dispatch::{Dispatched, Need};
 use finish::Record;
 use once::{Begun, Once};
@@ -75,45 +75,24 @@ pub(crate) async fn chat(
         record.gone_when(gone);
     }
     let outcome = async {
-        let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
-        record.session(turn.session_id());
-        let mut remembering =
-            recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
-        let route = inner.table().resolve(request.model())?;
-        let memories = remembering.take_block();
-        let fitted =
-            compress::compress(&inner, &mut record, &mut turn, request, &route, memories).await?;
-        let Fitted {
-            request,
-            prompt,
-            context: sent,
-        } = fitted;
-        cover::cover(&mut record)?;
-        once.dispatching().await?;
+        let mut prepared =
+            prepare::prepare(&inner, &principal, request, &mut record, &mut once).await?;
+        let request = &prepared.request;
         let call = |target, call| execute::chat(target, call, request.clone());
-        let Dispatched { value, target, .. } = dispatch::dispatch(
-            &inner,
-            &mut record,
-            &route,
-            Need::Chat,
-            turn.key(),
-            prompt,
-            call,
-        )
-        .await?;
+        let dispatched = prepared.dispatch(&inner, &mut record, Need::Chat, call);
+        let Dispatched { value, target, .. } = dispatched.await?;
         let (usage, source) =
-            count::of_answer(&inner, &target, &request, value.usage, &value.body).await;
+            count::of_answer(&inner, &target, request, value.usage, &value.body).await;
         record.used(usage, source);
         if !record.is_gone() {
+            let turn = &mut prepared.turn;
             turn.append_answer(&inner, context.request_id, &value.body)
                 .await?;
+            let remembering = &mut prepared.remembering;
             remembering.remember_answer(context.request_id, &value.body);
         }
         Ok(ChatResponse {
-            info: ReplyInfo {
-                context: sent,
-                ..info(&record, &context, &target, &turn, value.upstream_request_id)
-            },
+            info: prepared.info(&record, &target, value.upstream_request_id),
             body: value.body,
             usage,
         })
@@ -143,66 +122,30 @@ pub(crate) async fn chat_stream(
         Begun::Replay(reply) => return reply.into_stream(),
     };
     let outcome = async {
-        let mut turn = assemble::assemble(&inner, &principal, context.request_id, &request).await?;
-        record.session(turn.session_id());
-        let mut remembering =
-            recall::recall(&inner, &principal, &turn, &request, &mut record).await?;
-        let route = inner.table().resolve(request.model())?;
-        let memories = remembering.take_block();
-        let fitted =
-            compress::compress(&inner, &mut record, &mut turn, request, &route, memories).await?;
-        let Fitted {
-            request,
-            prompt,
-            context: sent,
-        } = fitted;
-        cover::cover(&mut record)?;
-        once.dispatching().await?;
+        let prepared =
+            prepare::prepare(&inner, &principal, request, &mut record, &mut once).await?;
+        let request = &prepared.request;
         let call = |target, call| execute::chat_stream(target, call, request.clone());
-        let dispatched = dispatch::dispatch(
-            &inner,
-            &mut record,
-            &route,
-            Need::Stream,
-            turn.key(),
-            prompt,
-            call,
-        )
-        .await?;
+        let dispatched = prepared.dispatch(&inner, &mut record, Need::Stream, call);
+        let dispatched = dispatched.await?;
         record.first_chunk();
-        Ok((turn, remembering, request, sent, dispatched))
+        Ok((prepared, dispatched))
     }
     .await;
     match outcome {
-        Ok((
-            turn,
-            remembering,
-            request,
-            sent,
-            Dispatched {
+        Ok((prepared, dispatched)) => {
+            let Dispatched {
                 value,
                 target,
                 in_flight,
-            },
-        )) => {
-            let info = ReplyInfo {
-                context: sent,
-                ..info(
-                    &record,
-                    &context,
-                    &target,
-                    &turn,
-                    value.upstream_request_id.clone(),
-                )
-            };
+            } = dispatched;
+            let info = prepared.info(&record, &target, value.upstream_request_id.clone());
             once.opened(&info);
             let chunks = deliver::deliver(deliver::Running {
                 inner,
                 record,
                 once,
-                turn,
-                remembering,
-                request,
+                prepared,
                 opened: value,
                 target,
                 in_flight,
@@ -249,7 +192,7 @@ pub(crate) async fn embed(
     if !once.is_held() {
         record.gone_when(gone);
     }
-    let outcome = embedded(&inner, &context, &request, &mut record, Some(&mut once)).await;
+    let outcome = embedded(&inner, &request, &mut record, Some(&mut once)).await;
     let answer = outcome.as_ref();
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
         .await;
@@ -270,14 +213,13 @@ pub(crate) async fn embed_for_memory(
     row.user_id = user_id.into();
     let mut record = Record::new(Arc::clone(&inner), id, context.started, row);
     record.session(session_id);
-    let outcome = embedded(&inner, &context, &request, &mut record, None).await;
+    let outcome = embedded(&inner, &request, &mut record, None).await;
     record.end(outcome.as_ref().err());
     outcome.map(|answer| answer.body)
 }
 
 async fn embedded(
     inner: &Inner,
-    context: &CallContext,
     request: &EmbeddingRequest,
     record: &mut Record,
     once: Option<&mut Once>,
@@ -293,40 +235,9 @@ async fn embedded(
         dispatch::dispatch(inner, record, &route, Need::Embeddings, None, None, call).await?;
     let (usage, source) = count::of_embeddings(inner, &target, request, value.usage).await;
     record.used(usage, source);
-    let info = ReplyInfo {
-        request_id: context.request_id,
-        provider: Arc::clone(&target.account.id),
-        upstream_model: Arc::clone(&target.upstream_model),
-        session_id: None,
-        context: None,
-        attempts: record.attempts(),
-        memory_unavailable: false,
-        upstream_request_id: value.upstream_request_id,
-        replay_of: None,
-    };
     Ok(EmbeddingResponse {
-        info,
+        info: record.info(&target, value.upstream_request_id),
         body: value.body,
         usage,
     })
-}
-
-fn info(
-    record: &Record,
-    context: &CallContext,
-    target: &crate::routing::Target,
-    turn: &assemble::Turning,
-    upstream_request_id: Option<String>,
-) -> ReplyInfo {
-    ReplyInfo {
-        request_id: context.request_id,
-        provider: Arc::clone(&target.account.id),
-        upstream_model: Arc::clone(&target.upstream_model),
-        session_id: turn.session_id().map(Arc::from),
-        context: None,
-        attempts: record.attempts(),
-        memory_unavailable: record.memory_unavailable(),
-        upstream_request_id,
-        replay_of: None,
-    }
 }

@@ -3,6 +3,7 @@
 pub mod call;
 pub mod chat;
 pub mod delivered;
+pub mod disconnect;
 pub mod embedding;
 pub mod log;
 pub mod model;
@@ -15,6 +16,7 @@ pub mod usage;
 
 pub use call::{CallContext, Credential, IdempotencyKey, Principal, RequestId};
 pub use chat::{ChatRequest, Message};
+pub use disconnect::OnDisconnect;
 pub use embedding::EmbeddingRequest;
 pub use log::{Decision, LogRow, Status};
 pub use model::Model;

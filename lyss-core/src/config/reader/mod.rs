@@ -341,6 +341,16 @@ impl<'t, 'f> Reader<'t, 'f> {
 
     // --- for sections with rules of their own ------------------------------------------------
 
+    /// What stands at a key.
+    pub(super) fn written(&self, key: &str) -> Option<&'t Node> {
+        self.get(key).map(|entry| &entry.node)
+    }
+
+    /// Tells whether the keys are only being listed.
+    pub(super) fn describes(&self) -> bool {
+        self.findings.describe
+    }
+
     /// Tells whether a key is written.
     pub(super) fn has(&self, key: &str) -> bool {
         self.get(key).is_some()

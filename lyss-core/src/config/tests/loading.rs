@@ -110,3 +110,28 @@ fn keys_are_listed_with_what_they_accept() {
         Some("a decimal amount such as 10.00")
     );
 }
+
+#[test]
+fn disconnects_by_word_or_by_bounds() {
+    use crate::types::disconnect::{DrainBounds, OnDisconnect};
+
+    let read = |value: &str| {
+        let text = format!("billing: {{ on_disconnect: {value} }}\n");
+        good(&text, &Env::default()).config.billing.on_disconnect
+    };
+    assert_eq!(read("cancel"), Some(OnDisconnect::Cancel));
+    assert_eq!(read("drain"), Some(OnDisconnect::Drain));
+    let bounds = DrainBounds {
+        seconds: Some(5),
+        tokens: Some(100),
+    };
+    assert_eq!(
+        read("{ drain_until: { seconds: 5, tokens: 100 } }"),
+        Some(OnDisconnect::DrainUntil(bounds))
+    );
+    for wrong in ["maybe", "{ drain_until: {} }", "{}"] {
+        let text = format!("billing: {{ on_disconnect: {wrong} }}\n");
+        let report = lines(&Config::parse("g", &text, &Env::default()).unwrap_err());
+        assert!(report.contains("accepted: "), "{wrong}: {report}");
+    }
+}
