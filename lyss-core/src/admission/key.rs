@@ -10,9 +10,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha2::Sha256;
 
+use super::{
+    scope::Scopes,
+    settings::{KeyBudget, NewKey},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
-    types::call::Principal,
+    types::{OnDisconnect, call::Principal},
 };
 
 const PREFIX: &str = "lyss_";
@@ -26,54 +30,95 @@ const PEPPER_LENGTH: usize = 16;
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     /// The public id.
-    pub id: String,
+    pub id: Arc<str>,
     /// The user that calls with this key are made for; `None` if they may name one.
     pub user_id: Option<Arc<str>>,
     /// What the operator calls it.
     pub name: String,
     /// Whether it opens the admin surface.
     pub admin: bool,
+    /// What it may be used for; holds [`Scope::Admin`](super::Scope::Admin) if and only if `admin` is set.
+    pub scopes: Scopes,
     /// Models it is limited to; `None` for all.
     pub models: Option<Arc<[String]>>,
     /// Its own limit of requests in any 60 s, in place of the default.
     pub rpm: Option<u64>,
     /// Its own limit of tokens in any 60 s, in place of the default.
     pub tpm: Option<u64>,
+    /// Its own limit of requests at once, in place of the default.
+    pub concurrent: Option<u64>,
+    /// What may be spent with it.
+    pub budget: Option<KeyBudget>,
+    /// What becomes of its calls when their caller goes away; `None` for the gateway's default.
+    pub on_disconnect: Option<OnDisconnect>,
     /// From when on it is no longer good, in milliseconds since the Unix epoch.
     pub expires_ms: Option<i64>,
     /// When it was revoked.
     pub revoked_ms: Option<i64>,
     /// When it was created.
     pub created_ms: i64,
+    /// The secret before its rotation, as long as that is good or just has been.
+    pub previous: Option<PreviousSecret>,
+    /// Rises with every change.
+    pub(crate) revision: i64,
+    pub(crate) hash: [u8; 32],
+}
+
+/// The secret that a key had before its rotation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PreviousSecret {
+    /// Until when it is good, in milliseconds since the Unix epoch.
+    pub until_ms: i64,
     pub(crate) hash: [u8; 32],
 }
 
 impl KeyRecord {
     /// Who a call with this key is made for.
-    pub fn principal(&self) -> Principal {
+    pub fn principal(self: &Arc<Self>) -> Principal {
         Principal {
             user_id: self.user_id.clone(),
-            api_key_id: Some(self.id.as_str().into()),
-            admin: self.admin,
+            api_key_id: Some(Arc::clone(&self.id)),
+            scopes: self.scopes,
             models: self.models.clone(),
+            key: Some(Arc::clone(self)),
+        }
+    }
+
+    /// What the key is to be; for a change of some of it.
+    pub(crate) fn settings(&self) -> NewKey {
+        NewKey {
+            user_id: self.user_id.as_deref().map(str::to_owned),
+            name: self.name.clone(),
+            admin: self.admin,
+            scopes: Some(self.scopes),
+            models: self.models.as_deref().map(<[String]>::to_vec),
+            rpm: self.rpm,
+            tpm: self.tpm,
+            concurrent: self.concurrent,
+            budget: self.budget.clone(),
+            on_disconnect: self.on_disconnect,
+            expires_ms: self.expires_ms,
         }
     }
 }
 
-/// Without the hash.
+/// Without the hashes.
 impl fmt::Debug for KeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRecord")
             .field("id", &self.id)
-            .field("user_id", &self.user_id)
-            .field("name", &self.name)
-            .field("admin", &self.admin)
-            .field("models", &self.models)
-            .field("rpm", &self.rpm)
-            .field("tpm", &self.tpm)
-            .field("expires_ms", &self.expires_ms)
+            .field("settings", &self.settings())
             .field("revoked_ms", &self.revoked_ms)
             .field("created_ms", &self.created_ms)
+            .field("previous", &self.previous)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PreviousSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreviousSecret")
+            .field("until_ms", &self.until_ms)
             .finish_non_exhaustive()
     }
 }
@@ -127,9 +172,14 @@ pub(super) fn id_of(presented: &str) -> Option<&str> {
 /// A new id and the key that has it.
 pub(super) fn generate() -> Result<(String, SecretString)> {
     let id = random_base62(ID_LENGTH)?;
+    let key = generate_for(&id)?;
+    Ok((id, key))
+}
+
+/// A new key with this id.
+pub(super) fn generate_for(id: &str) -> Result<SecretString> {
     let secret = random_base62(SECRET_LENGTH)?;
-    let key = format!("{PREFIX}{id}_{secret}");
-    Ok((id, key.into()))
+    Ok(format!("{PREFIX}{id}_{secret}").into())
 }
 
 fn random_base62(length: usize) -> Result<String> {

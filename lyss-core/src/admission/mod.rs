@@ -6,9 +6,13 @@
 mod key;
 mod pepper;
 mod ring;
+mod scope;
+mod settings;
 mod store;
 
-pub use key::{KeyHasher, KeyRecord};
+pub use key::{KeyHasher, KeyRecord, PreviousSecret};
 pub use pepper::load_or_create_pepper;
 pub use ring::{KeyAnswer, KeyRing, RingTimes};
-pub use store::{CreatedKey, KeyStore, NewKey};
+pub use scope::{Scope, Scopes};
+pub use settings::{KeyBudget, KeyChanges, NewKey};
+pub use store::{CreatedKey, KeyStore, MAX_GRACE};

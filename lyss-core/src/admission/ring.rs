@@ -30,7 +30,7 @@ pub enum KeyAnswer {
     Valid(Arc<KeyRecord>),
     /// It is none of ours, or revoked: the key store has said so.
     Invalid,
-    /// It was good until its expiry.
+    /// It was good until its expiry, or until the end of the grace after its rotation.
     Expired,
     /// The key store has not been heard for too long to say (`auth_store_unavailable`).
     Unknown,
@@ -83,7 +83,7 @@ pub struct KeyRing {
 #[derive(Debug)]
 struct Snapshot {
     version: i64,
-    keys: HashMap<String, Arc<KeyRecord>>,
+    keys: HashMap<Arc<str>, Arc<KeyRecord>>,
 }
 
 impl KeyRing {
@@ -162,17 +162,27 @@ impl KeyRing {
         let snapshot = self.keys.load();
         let record = snapshot.as_ref().and_then(|snapshot| snapshot.keys.get(id));
         // Compared also when there is nothing to compare with, so that the time does not tell which ids exist.
-        let expected = record.map_or([0; 32], |record| record.hash);
-        let equal = bool::from(std::hint::black_box(expected.ct_eq(&hash)));
-        let Some(record) = record.filter(|_| equal) else {
+        let equal = |expected: Option<[u8; 32]>| {
+            let expected = expected.unwrap_or_default();
+            bool::from(std::hint::black_box(expected.ct_eq(&hash)))
+        };
+        let current = equal(record.map(|record| record.hash));
+        let previous = record.and_then(|record| record.previous);
+        let rotated = equal(previous.map(|previous| previous.hash));
+        let Some(record) = record.filter(|_| current || rotated) else {
             return Found::Nothing;
         };
         if record.revoked_ms.is_some() {
             return Found::Answer(KeyAnswer::Invalid);
         }
-        if record
-            .expires_ms
-            .is_some_and(|end| end <= crate::session::now_ms())
+        let grace = previous
+            .filter(|_| !current)
+            .map(|previous| previous.until_ms);
+        let now = crate::session::now_ms();
+        if [record.expires_ms, grace]
+            .into_iter()
+            .flatten()
+            .any(|end| end <= now)
         {
             return Found::Answer(KeyAnswer::Expired);
         }
@@ -199,7 +209,7 @@ impl KeyRing {
             let records = store.list().await?;
             let keys = records
                 .into_iter()
-                .map(|record| (record.id.clone(), Arc::new(record)))
+                .map(|record| (Arc::clone(&record.id), Arc::new(record)))
                 .collect();
             self.keys.store(Some(Arc::new(Snapshot { version, keys })));
         }
@@ -249,5 +259,7 @@ async fn follow(ring: Weak<KeyRing>, store: KeyStore) {
     }
 }
 
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod change_tests;
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 mod tests;

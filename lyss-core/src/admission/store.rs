@@ -1,33 +1,25 @@
-//! Making, listing and revoking keys.
+//! Making, listing, changing, rotating and revoking keys.
+
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::key::{self, KeyHasher, KeyRecord};
+use super::{
+    key::{self, KeyHasher, KeyRecord},
+    settings::{KeyChanges, NewKey},
+};
 use crate::{
     database::Database,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
 };
 
-/// What a new key is to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NewKey {
-    /// The user that it speaks for; `None` if its calls may name one.
-    pub user_id: Option<String>,
-    /// What the operator calls it; may be empty.
-    pub name: String,
-    /// Whether it opens the admin surface.
-    pub admin: bool,
-    /// Models that it is limited to; `None` for all.
-    pub models: Option<Vec<String>>,
-    /// Requests in any 60 s; `None` for the default limit.
-    pub rpm: Option<u64>,
-    /// Tokens in any 60 s; `None` for the default limit.
-    pub tpm: Option<u64>,
-    /// When it ends, in milliseconds since the Unix epoch; `None` for never.
-    pub expires_ms: Option<i64>,
-}
+/// How long the old secret of a rotated key may go on working.
+pub const MAX_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A key just made. The secret is nowhere else: show it now.
+/// How often a change is made anew because another one came in between.
+const CHANGES: usize = 5;
+
+/// A key just made, or made anew. The secret is nowhere else: show it now.
 #[derive(Debug)]
 pub struct CreatedKey {
     /// The public id.
@@ -54,7 +46,7 @@ impl KeyStore {
     /// # Errors
     /// `invalid_value` with the member's name; `store_unavailable`.
     pub async fn create(&self, new: NewKey) -> Result<CreatedKey> {
-        check(&new)?;
+        new.check()?;
         let (id, secret) = key::generate()?;
         let hash = self.hasher.hash(secret.expose_secret());
         self.database.insert_key(&id, &hash, &new).await?;
@@ -69,12 +61,69 @@ impl KeyStore {
         self.database.list_keys().await
     }
 
+    /// One key.
+    ///
+    /// # Errors
+    /// `not_found` if no key has the id; `store_unavailable`.
+    pub async fn get(&self, id: &str) -> Result<KeyRecord> {
+        self.database.key(id).await?.ok_or_else(no_key)
+    }
+
+    /// Changes what a key may use and spend; every instance knows within a second. Gives the key as it is then.
+    ///
+    /// # Errors
+    /// `invalid_value` with the member's name, or for a key that is revoked; `not_found` if no key has the id;
+    /// `store_unavailable`, also if other changes of the key come in between all the time.
+    pub async fn change(&self, id: &str, changes: &KeyChanges) -> Result<KeyRecord> {
+        for _ in 0..CHANGES {
+            let record = self.get(id).await?;
+            if record.revoked_ms.is_some() {
+                return Err(revoked());
+            }
+            let settings = record.settings().changed(changes);
+            settings.check()?;
+            let revision = record.revision;
+            if self.database.update_key(id, revision, &settings).await? {
+                return self.get(id).await;
+            }
+        }
+        Err(Error::new(
+            ErrorKind::StoreUnavailable,
+            "the key is being changed by others; try again",
+        ))
+    }
+
+    /// Gives a key a new secret. The old one goes on working for `grace`; one before that ends now.
+    ///
+    /// # Errors
+    /// `invalid_value` if `grace` is above [`MAX_GRACE`], or for a key that is revoked; `not_found` if no key has the id;
+    /// `store_unavailable`.
+    pub async fn rotate(&self, id: &str, grace: Duration) -> Result<CreatedKey> {
+        if grace > MAX_GRACE {
+            return Err(Error::invalid("grace", "`grace` must be at most 365 days"));
+        }
+        // A made-up id must not get into a key.
+        if self.get(id).await?.revoked_ms.is_some() {
+            return Err(revoked());
+        }
+        let secret = key::generate_for(id)?;
+        let hash = self.hasher.hash(secret.expose_secret());
+        if !self.database.rotate_key(id, &hash, grace).await? {
+            return Err(revoked());
+        }
+        let id = id.to_owned();
+        Ok(CreatedKey { id, secret })
+    }
+
     /// Revokes a key, for good; every instance refuses it within a second. Revoking it again changes nothing.
     ///
     /// # Errors
     /// `not_found` if no key has the id; `store_unavailable`.
     pub async fn revoke(&self, id: &str) -> Result<()> {
-        self.database.revoke_key(id).await
+        match self.database.revoke_key(id).await? {
+            true => Ok(()),
+            false => Err(no_key()),
+        }
     }
 
     pub(super) fn hasher(&self) -> &KeyHasher {
@@ -87,33 +136,10 @@ impl KeyStore {
     }
 }
 
-fn check(new: &NewKey) -> Result<()> {
-    let empty = |text: &str| text.is_empty() || text.chars().any(char::is_control);
-    if new.user_id.as_deref().is_some_and(empty) {
-        return Err(Error::invalid(
-            "user_id",
-            "`user_id` must not be empty, nor contain control characters",
-        ));
-    }
-    if new.name.chars().any(char::is_control) {
-        return Err(Error::invalid(
-            "name",
-            "`name` must not contain control characters",
-        ));
-    }
-    if new.models.iter().flatten().any(|model| empty(model)) {
-        return Err(Error::invalid(
-            "models",
-            "a model's name must not be empty, nor contain control characters",
-        ));
-    }
-    for (member, limit) in [("rpm", new.rpm), ("tpm", new.tpm)] {
-        if limit.is_some_and(|limit| limit == 0 || i64::try_from(limit).is_err()) {
-            return Err(Error::invalid(
-                member,
-                format!("`{member}` must be at least 1; leave it out for the default"),
-            ));
-        }
-    }
-    Ok(())
+fn no_key() -> Error {
+    Error::new(ErrorKind::NotFound, "no API key has this id").with_param("id")
+}
+
+fn revoked() -> Error {
+    Error::invalid("id", "this API key is revoked for good; create a new one")
 }

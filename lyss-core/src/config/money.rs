@@ -44,7 +44,8 @@ pub enum BudgetScope {
 }
 
 /// An item's `period`: calendar periods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BudgetPeriod {
     /// A day.
     Day,
@@ -165,6 +166,17 @@ impl Default for CacheConfig {
             enabled: false,
             ttl: Duration::from_secs(3600),
             max_bytes: 64 << 20,
+        }
+    }
+}
+
+impl BudgetPeriod {
+    /// Its name in the configuration and in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::Total => "total",
         }
     }
 }

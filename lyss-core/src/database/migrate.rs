@@ -34,6 +34,7 @@ migrations! { POSTGRES, "postgres":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    12 "0012_api_keys",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -45,6 +46,7 @@ migrations! { SQLITE, "sqlite":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    12 "0012_api_keys",
 }
 
 /// How long an instance waits for another one's migrations.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use super::{DRAIN_UNARY, Engine, outlive::outlive};
 use crate::{
+    admission::Scope,
     error::{Error, ErrorKind, Result},
     gateway::{
         Gateway, Health, HealthStatus, NewSession, PageQuery, PromptTokens, Ready, RequestPage,
@@ -84,6 +85,7 @@ impl Gateway for Engine {
     ) -> Result<PromptTokens> {
         let (user_id, user) = (request.user_id(), request.user());
         let principal = self.identify_for(&context, user_id, user).await?;
+        principal.may(Scope::Chat)?;
         principal.may_use(request.model())?;
         request.messages()?;
         let route = self.0.table().resolve(request.model())?;
@@ -135,6 +137,7 @@ impl Gateway for Engine {
 
     async fn create_session(&self, context: CallContext, new: NewSession) -> Result<Session> {
         let principal = self.identify(&context, new.user_id.as_deref()).await?;
+        principal.may(Scope::Sessions)?;
         let id = match new.id {
             Some(id) if id != pipeline::NEW_SESSION => {
                 if id.is_empty() || id.len() > MAX_NAME || id.chars().any(char::is_control) {
@@ -164,6 +167,7 @@ impl Gateway for Engine {
 
     async fn session(&self, context: CallContext, id: &str) -> Result<Session> {
         let principal = self.identify(&context, None).await?;
+        principal.may(Scope::Sessions)?;
         self.0
             .sessions
             .get(&key(&principal, id)?)
@@ -173,6 +177,7 @@ impl Gateway for Engine {
 
     async fn sessions(&self, context: CallContext, page: PageQuery) -> Result<SessionPage> {
         let principal = self.identify(&context, None).await?;
+        principal.may(Scope::Sessions)?;
         let limit = limit(page.limit)?;
         self.0
             .sessions
@@ -188,6 +193,7 @@ impl Gateway for Engine {
         most: usize,
     ) -> Result<MessagePage> {
         let principal = self.identify(&context, None).await?;
+        principal.may(Scope::Sessions)?;
         let most = limit(Some(most))?;
         self.0
             .sessions
@@ -198,6 +204,7 @@ impl Gateway for Engine {
 
     async fn delete_session(&self, context: CallContext, id: &str) -> Result<()> {
         let principal = self.identify(&context, None).await?;
+        principal.may(Scope::Sessions)?;
         let key = key(&principal, id)?;
         self.0.sessions.delete(&key).await?;
         // Afterwards: a turn that ends in between is then found to belong to no session.
@@ -209,18 +216,21 @@ impl Gateway for Engine {
 
     async fn request(&self, context: CallContext, id: &str) -> Result<LogRow> {
         let principal = self.identify(&context, None).await?;
+        principal.may(Scope::Usage)?;
         let owner = owner(&principal, None)?;
         self.0.database.request(id, owner.as_deref()).await
     }
 
     async fn requests(&self, context: CallContext, query: RequestQuery) -> Result<RequestPage> {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
+        principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
         self.0.database.requests(&query, owner.as_deref()).await
     }
 
     async fn usage(&self, context: CallContext, query: UsageQuery) -> Result<Vec<UsageTotal>> {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
+        principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
         self.0.database.usage(&query, owner.as_deref()).await
     }
@@ -358,7 +368,7 @@ impl Engine {
     }
 
     async fn admin(&self, context: &CallContext) -> Result<()> {
-        if self.identify(context, None).await?.admin {
+        if self.identify(context, None).await?.is_admin() {
             Ok(())
         } else {
             Err(Error::new(
@@ -430,7 +440,7 @@ fn no_session() -> Error {
 
 /// Whose rows a caller sees: its own; an admin everybody's, or those of the user it names.
 fn owner(principal: &Principal, named: Option<&str>) -> Result<Option<String>> {
-    if principal.admin {
+    if principal.is_admin() {
         return Ok(named.map(str::to_owned));
     }
     principal.user().map(|user| Some(user.to_string()))

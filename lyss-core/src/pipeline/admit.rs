@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use super::finish::Record;
 use crate::{
-    admission::{KeyAnswer, KeyRecord},
+    admission::{KeyAnswer, KeyRecord, Scope, Scopes},
     config::AuthMode,
     engine::Inner,
     error::{Error, ErrorKind, Result},
@@ -69,6 +69,10 @@ fn may(inner: &Inner, principal: &Principal, asked: &Asked<'_>) -> Result<()> {
             "the gateway is shutting down; try another instance",
         ));
     }
+    principal.may(match asked.purpose {
+        Purpose::Embedding => Scope::Embeddings,
+        _ => Scope::Chat,
+    })?;
     principal.may_use(asked.model)?;
     if inner.over_capacity() {
         return Err(Error::new(
@@ -101,8 +105,12 @@ pub(crate) async fn identify(
                 .map(Arc::from)
                 .or_else(|| default_user.clone()),
             api_key_id: None,
-            admin,
+            scopes: match admin {
+                true => Scopes::ALL,
+                false => Scopes::CALLER,
+            },
             models: None,
+            key: None,
         }),
     }
 }
@@ -155,7 +163,7 @@ pub(crate) async fn authenticate(inner: &Inner, credential: &Credential) -> Resu
 }
 
 fn of_key(
-    record: &KeyRecord,
+    record: &Arc<KeyRecord>,
     named: Option<&str>,
     user: Option<&str>,
     default_user: &Option<Arc<str>>,

@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc, time::Instant};
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::admission::{KeyRecord, Scope, Scopes};
+
 /// The id of one request: a UUIDv7, always made by the gateway. The log row's time is computed from it, so that a
 /// replayed record lands on the same row of the same partition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,7 +93,7 @@ pub enum Caller {
         admin: bool,
     },
     /// The holder of an API key.
-    Key(Arc<crate::admission::KeyRecord>),
+    Key(Arc<KeyRecord>),
 }
 
 /// What a caller names a request by, so that sending it again does not do it again (the header `Idempotency-Key`).
@@ -178,13 +180,34 @@ pub struct Principal {
     pub user_id: Option<Arc<str>>,
     /// The public id of the API key.
     pub api_key_id: Option<Arc<str>>,
-    /// Whether the admin surface is open to the call.
-    pub admin: bool,
+    /// What the call may use.
+    pub scopes: Scopes,
     /// Models the key is limited to; `None` for all.
     pub models: Option<Arc<[String]>>,
+    /// The API key, with its limits and its budget.
+    pub key: Option<Arc<KeyRecord>>,
 }
 
 impl Principal {
+    /// Whether the admin surface is open to the call.
+    pub fn is_admin(&self) -> bool {
+        self.scopes.has(Scope::Admin)
+    }
+
+    /// Whether the call may use a part of the API.
+    ///
+    /// # Errors
+    /// `scope_missing`.
+    pub fn may(&self, scope: Scope) -> crate::Result<()> {
+        if self.scopes.has(scope) {
+            return Ok(());
+        }
+        Err(crate::Error::new(
+            crate::ErrorKind::ScopeMissing,
+            format!("this API key lacks the scope `{}`", scope.name()),
+        ))
+    }
+
     /// Whether the call may use a model.
     ///
     /// # Errors

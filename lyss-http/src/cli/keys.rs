@@ -93,7 +93,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Outcome {
                     models: create.models,
                     rpm: create.rpm,
                     tpm: create.tpm,
-                    expires_ms: None,
+                    ..NewKey::default()
                 })
                 .await?;
             eprintln!("key {}; the secret is shown only now:", created.id);

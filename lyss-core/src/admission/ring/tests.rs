@@ -4,21 +4,23 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::{
-    admission::{CreatedKey, NewKey},
+    admission::{CreatedKey, KeyBudget, NewKey, Scope, Scopes},
+    config::BudgetPeriod,
     database::{Database, DatabaseSource, Pool, testing},
+    types::OnDisconnect,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn store(database: &Database) -> KeyStore {
+pub(super) fn store(database: &Database) -> KeyStore {
     KeyStore::new(database.clone(), KeyHasher::new(&[7; 32]).unwrap())
 }
 
-async fn made(store: &KeyStore, new: NewKey) -> CreatedKey {
+pub(super) async fn made(store: &KeyStore, new: NewKey) -> CreatedKey {
     store.create(new).await.unwrap()
 }
 
-fn name(answer: &KeyAnswer) -> &'static str {
+pub(super) fn name(answer: &KeyAnswer) -> &'static str {
     match answer {
         KeyAnswer::Valid(_) => "valid",
         KeyAnswer::Invalid => "invalid",
@@ -27,7 +29,7 @@ fn name(answer: &KeyAnswer) -> &'static str {
     }
 }
 
-async fn until(what: &str, within: Duration, check: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, within: Duration, check: impl Fn() -> bool) {
     let begin = std::time::Instant::now();
     while !check() {
         assert!(begin.elapsed() < within, "not within {within:?}: {what}");
@@ -43,31 +45,31 @@ async fn keys_live_and_die(database: Database) {
         user_id: Some("ü'\"".into()),
         name: "ci".into(),
         admin: true,
+        scopes: Some(Scopes::NONE.with(Scope::Chat).with(Scope::Admin)),
         models: Some(vec!["gpt-4o".into(), "qwen".into()]),
         rpm: Some(60),
         tpm: Some(u64::from(u32::MAX) * 2),
+        concurrent: Some(3),
+        budget: Some(KeyBudget {
+            amount: "10.000000000001".parse().unwrap(),
+            currency: "CNY".into(),
+            period: BudgetPeriod::Month,
+        }),
+        on_disconnect: Some(OnDisconnect::WHOLE),
         expires_ms: Some(4_102_444_800_123),
     };
+    let asked = new.clone();
     let key = made(&here, new).await;
     let secret = key.secret.expose_secret();
     assert!(secret.starts_with(&format!("lyss_{}_", key.id)));
     let KeyAnswer::Valid(record) = ring.verify_or_refresh(secret).await else {
         panic!("a key that was made a moment ago is found");
     };
-    assert_eq!(record.id, key.id);
-    assert_eq!(record.user_id.as_deref(), Some("ü'\""));
-    assert_eq!(
-        record.models.as_deref(),
-        Some(&["gpt-4o".to_owned(), "qwen".to_owned()][..])
-    );
-    assert_eq!(
-        (record.rpm, record.tpm),
-        (Some(60), Some(u64::from(u32::MAX) * 2))
-    );
-    assert_eq!(record.expires_ms, Some(4_102_444_800_123));
+    assert_eq!(*record.id, key.id);
+    assert_eq!(record.settings(), asked, "everything is kept");
     assert!((crate::session::now_ms() - record.created_ms).abs() < 60_000);
     let principal = record.principal();
-    assert!(principal.admin && principal.api_key_id.as_deref() == Some(&key.id));
+    assert!(principal.is_admin() && principal.api_key_id.as_deref() == Some(&key.id));
 
     let plain = made(&here, NewKey::default()).await;
     until("an idle instance learns of a key", SECOND, || {
@@ -94,14 +96,14 @@ async fn keys_live_and_die(database: Database) {
     assert_eq!(name(&answer), "expired");
 
     let listed = there.list().await.unwrap();
-    let ids: Vec<_> = listed.iter().map(|record| record.id.as_str()).collect();
+    let ids: Vec<_> = listed.iter().map(|record| &*record.id).collect();
     assert_eq!(ids.len(), 3);
     assert!(
         [&key, &plain, &ended]
             .iter()
             .all(|key| ids.contains(&key.id.as_str()))
     );
-    let revoked = listed.iter().find(|record| record.id == key.id).unwrap();
+    let revoked = listed.iter().find(|record| *record.id == *key.id).unwrap();
     assert!(revoked.revoked_ms.is_some());
 
     for (new, member) in [
@@ -157,12 +159,12 @@ async fn assert_only_hashes(database: &Database, keys: &[&CreatedKey]) {
             .fetch_all(pool)
             .await
             .unwrap(),
-        Pool::Sqlite(ref pool) => {
-            sqlx::query_scalar("SELECT concat(id, hex(hash), user_id, name, models) FROM api_keys")
-                .fetch_all(pool)
-                .await
-                .unwrap()
-        }
+        Pool::Sqlite(ref pool) => sqlx::query_scalar(
+            "SELECT concat(id, hex(hash), hex(previous_hash), user_id, name, models) FROM api_keys",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap(),
     };
     assert_eq!(rows.len(), keys.len());
     for key in keys {
