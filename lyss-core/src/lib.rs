@@ -47,6 +47,9 @@ pub mod resilience;
 // How providers are spoken to.
 pub mod provider;
 
+// What tokens cost.
+pub mod price;
+
 // What is recorded of every request.
 pub mod billing;
 

@@ -1,13 +1,15 @@
 //! Reads of the request log: one row, a listing, totals. Whose rows may be seen is part of each statement.
 
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::de::DeserializeOwned;
 
 use crate::{
     Error, ErrorKind, Result,
     database::{Database, QUERY_TIMEOUT, within},
     gateway::{RequestPage, RequestQuery, UsageQuery, UsageTotal},
-    types::{LogRow, RequestId, log::rfc3339},
+    types::{
+        LogRow, RequestId,
+        log::{rfc3339, unix_ms},
+    },
 };
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -263,23 +265,13 @@ fn between(parts: &mut Vec<Part>, from: Option<&str>, to: Option<&str>) -> Resul
     Ok(())
 }
 
-/// A time, or a date, which means its midnight in UTC.
 fn parse_time(member: &'static str, text: &str) -> Result<String> {
-    // Only the short form is a date: as a `Date`, jiff also takes a time without a zone, and drops the time.
-    let time = if text.len() == 10 {
-        text.parse::<Date>()
-            .and_then(|date| date.to_zoned(TimeZone::UTC))
-            .map(|midnight| midnight.timestamp())
-    } else {
-        text.parse()
-    };
-    match time {
-        Ok(time) => Ok(rfc3339(Timestamp::as_millisecond(time).max(0))),
-        Err(_) => Err(Error::invalid(
+    unix_ms(text).map(rfc3339).ok_or_else(|| {
+        Error::invalid(
             member,
             format!("`{member}` must be a time as 2026-11-22T10:00:00Z, or a date as 2026-11-22"),
-        )),
-    }
+        )
+    })
 }
 
 /// What a group is by, and its member of the result.

@@ -30,6 +30,7 @@ mod memory;
 mod money;
 mod monitoring;
 mod node;
+mod price;
 mod provider;
 mod reader;
 mod routing;
@@ -51,9 +52,10 @@ pub use load::{Extensions, Loaded};
 pub use memory::{BuiltinMemoryConfig, Mem0Config, Mem0Flavor, MemoryConfig, MemoryScope};
 pub use money::{
     BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, Durability, LimitsConfig,
-    PriceConfig, Unpriced, WorstCaseConfig,
+    Unpriced, WorstCaseConfig,
 };
 pub use monitoring::{LogConfig, LogFormat, MonitoringConfig, PrometheusConfig, TraceConfig};
+pub use price::{PriceConfig, TierConfig};
 pub use provider::{KNOWN_KINDS, KNOWN_PRESETS, PROVIDER_KEYS, ProviderConfig};
 pub use routing::{
     BreakerConfig, HealthCheckConfig, RetryBudgetConfig, RetryOn, RoutingConfig, RuleConfig,
@@ -130,7 +132,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("routing.retry_budget", |c| c.routing.retry_budget.is_some()),
     ("limits", |c| c.limits != LimitsConfig::default()),
     ("budgets", |c| !c.budgets.is_empty()),
-    ("billing.prices", |c| !c.billing.prices.is_empty()),
     ("cache.enabled", |c| c.cache.enabled),
     ("monitoring.jaeger", |c| c.monitoring.jaeger.is_some()),
     ("monitoring.otlp", |c| c.monitoring.otlp.is_some()),

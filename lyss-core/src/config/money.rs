@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::price::PriceConfig;
 use super::reader::{Choice, DECIMAL, Reader, Section};
 use super::value;
 use crate::types::OnDisconnect;
@@ -63,8 +64,8 @@ pub struct BillingConfig {
     pub currency: String,
     /// What one unit of another currency is worth in `currency`.
     pub exchange_rates: BTreeMap<String, String>,
-    /// Prices by model.
-    pub prices: BTreeMap<String, PriceConfig>,
+    /// Prices by `model` or `provider/model`; several of one model differ in `valid_from`.
+    pub prices: BTreeMap<String, Vec<PriceConfig>>,
     /// What becomes of a model without a price. Unset: allowed, unless a budget applies to the caller.
     pub unpriced: Option<Unpriced>,
     /// What a row must have survived before its answer is complete.
@@ -117,21 +118,6 @@ impl Default for WorstCaseConfig {
             reasoning_tokens: 0,
         }
     }
-}
-
-/// An entry of `billing.prices`: decimal amounts per million tokens.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PriceConfig {
-    /// Input tokens.
-    pub input: Option<String>,
-    /// Output tokens.
-    pub output: Option<String>,
-    /// Input tokens that the provider had cached; unset: as input.
-    pub cached_input: Option<String>,
-    /// Reasoning tokens; unset: as output.
-    pub reasoning: Option<String>,
-    /// The currency of this price; unset: `billing.currency`.
-    pub currency: Option<String>,
 }
 
 /// `cache`.
@@ -224,15 +210,27 @@ impl Section for BudgetConfig {
 impl Section for BillingConfig {
     fn read(&mut self, r: &mut Reader<'_, '_>) {
         r.currency("currency", &mut self.currency);
-        let accepts = "a decimal rate such as 0.14";
+        let accepts = "a decimal rate above 0, such as 0.14";
+        let rate = |text: &str| {
+            let rate = value::parse_decimal(text)?;
+            let zero = rate.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+            (!zero).then_some(rate).ok_or_else(|| "is zero".to_owned())
+        };
         r.entries(
             "exchange_rates",
             accepts,
             true,
-            value::parse_decimal,
+            rate,
             &mut self.exchange_rates,
         );
-        r.sections("prices", "<model>", &mut self.prices);
+        r.sections_or_lists("prices", "<model>", &mut self.prices);
+        for (model, prices) in &self.prices {
+            let mut times: Vec<_> = prices.iter().map(|price| price.valid_from_ms).collect();
+            times.sort_unstable();
+            if times.windows(2).any(|pair| pair.first() == pair.last()) {
+                r.error_here(format!("two prices of {model} hold from the same time"));
+            }
+        }
         r.choice::<Unpriced>("unpriced", &mut self.unpriced);
         r.choice("durability", &mut self.durability);
         r.on_disconnect("on_disconnect", &mut self.on_disconnect);
@@ -264,16 +262,6 @@ impl Section for WorstCaseConfig {
         r.integer("output_tokens", 1..=most, &mut self.output_tokens);
         r.integer("media_tokens", 0..=most, &mut self.media_tokens);
         r.integer("reasoning_tokens", 0..=most, &mut self.reasoning_tokens);
-    }
-}
-
-impl Section for PriceConfig {
-    fn read(&mut self, r: &mut Reader<'_, '_>) {
-        r.decimal("input", &mut self.input);
-        r.decimal("output", &mut self.output);
-        r.decimal("cached_input", &mut self.cached_input);
-        r.decimal("reasoning", &mut self.reasoning);
-        r.currency("currency", &mut self.currency);
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     idempotency::{MemoryIdempotencyStore, SharedIdempotencyStore},
     memory::Memory,
     pipeline::Compactions,
+    price::{Catalog, PriceBook, configured as configured_prices},
     provider::{
         ProviderSpec,
         registry::Registry,
@@ -180,6 +181,7 @@ impl EngineBuilder {
         let balancer = balancer(&balancers, &config)?;
         let stream_buffer = StreamBuffer::new(config.server.stream_buffer_max);
         let configured = configured(&config, &registry, &stream_buffer, balancer, None)?;
+        let prices = PriceBook::default().with_configured(configured_prices(&config.billing)?);
         let table = Table::build(&parts(&configured, Vec::new()), None);
         let inner = Arc::new(Inner {
             metrics: Metrics::default(),
@@ -198,6 +200,7 @@ impl EngineBuilder {
             corrections: Corrections::default(),
             compactions: Compactions::default(),
             redis,
+            prices: ArcSwap::from_pointee(prices),
             table: ArcSwap::from_pointee(table),
             settings: ArcSwap::from_pointee(settings(config, loopback)?),
             loopback,
@@ -241,6 +244,7 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
         balancer,
         Some(&kept),
     )?;
+    let prices = configured_prices(&config.billing)?;
     let settings = settings(config, inner.loopback)?;
     // The last step that can fail.
     let memory = if settings.config.memory == old.config.memory {
@@ -259,6 +263,9 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     inner
         .stream_buffer
         .resize(settings.config.server.stream_buffer_max);
+    inner
+        .prices
+        .rcu(|book| book.with_configured(prices.iter().cloned()));
     inner.settings.store(Arc::new(settings));
     if let Some(memory) = memory {
         super::memory::put_into_force(inner, memory);
@@ -614,6 +621,11 @@ fn accounts_of(
         .map(|rps| Arc::new(RateLimit::of_provider(id, rps)));
     let running = Arc::new(AtomicUsize::new(0));
     let kind = provider.kind.as_deref().unwrap_or(id);
+    let catalog = Catalog::of(
+        kind,
+        provider.preset.as_deref(),
+        provider.base_url.as_deref(),
+    );
     let keys: Vec<Option<SecretString>> = match provider.keys().count() {
         0 => vec![None],
         _ => provider
@@ -643,6 +655,7 @@ fn accounts_of(
                 key,
                 kind: kind.to_owned(),
                 preset: provider.preset.clone(),
+                catalog,
                 provider: registry.build(kind, spec)?,
                 weight: provider.weight,
                 timeouts,

@@ -38,6 +38,7 @@ use crate::{
     idempotency::SharedIdempotencyStore,
     memory::{Memories, Memory},
     pipeline::Compactions,
+    price::PriceBook,
     provider::registry::Registry,
     resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
@@ -100,6 +101,8 @@ pub(crate) struct Inner {
     /// Sessions that are being compressed.
     pub compactions: Compactions,
     redis: Option<build::RedisPing>,
+    /// What tokens cost.
+    pub prices: ArcSwap<PriceBook>,
     table: ArcSwap<Table>,
     settings: ArcSwap<Settings>,
     /// What tables are built from; locked only while one is.

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use crate::{
     balance::LoadBalancer,
     context::model_windows::known_window,
+    price::{Catalog, Price, PriceBook},
     provider::{Provider, preset},
     resilience::{health::Health, limit::RateLimit, timeout::Timeouts},
     types::Model,
@@ -38,6 +39,8 @@ pub struct Account {
     pub kind: String,
     /// The preset, likewise.
     pub preset: Option<String>,
+    /// Whose list prices hold for it.
+    pub catalog: Option<Catalog>,
     /// Most calls at once, over all keys of the provider.
     pub max_concurrent: Option<usize>,
     /// Calls running now, over all keys of the provider.
@@ -133,6 +136,12 @@ impl Target {
     /// How many tokens of prompt it takes, as far as it is known.
     pub fn window(&self) -> Option<u64> {
         self.account.window(&self.upstream_model)
+    }
+
+    /// What a request of a time (milliseconds of Unix time) costs there; `None` if it has no price.
+    pub fn price(&self, prices: &PriceBook, at_ms: i64) -> Option<Arc<Price>> {
+        let account = &self.account;
+        prices.find(&account.id, account.catalog, &self.upstream_model, at_ms)
     }
 
     /// Whether two targets take the same share of the same work.

@@ -199,6 +199,20 @@ pub fn rfc3339(unix_ms: i64) -> String {
     out
 }
 
+/// Reads a time as `2026-11-22T10:00:00Z`, or a date as `2026-11-22`, which means its midnight in UTC: in milliseconds of
+/// Unix time, not before its start.
+pub(crate) fn unix_ms(text: &str) -> Option<i64> {
+    // Only the short form is a date: as a `Date`, jiff also takes a time without a zone, and drops the time.
+    let time = if text.len() == 10 {
+        text.parse::<jiff::civil::Date>()
+            .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
+            .map(|midnight| midnight.timestamp())
+    } else {
+        text.parse::<jiff::Timestamp>()
+    };
+    time.ok().map(|time| time.as_millisecond().max(0))
+}
+
 /// How a provider was chosen for a request: the `RoutingDecision` of the specification, with every candidate and
 /// attempt.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -291,6 +291,42 @@ impl<'t, 'f> Reader<'t, 'f> {
         }
     }
 
+    /// As [`sections`](Self::sections), but a name may also have a list of sections.
+    pub(super) fn sections_or_lists<S: Section>(
+        &mut self,
+        key: &'static str,
+        name: &str,
+        slot: &mut BTreeMap<String, Vec<S>>,
+    ) {
+        if self.findings.describe {
+            self.sections::<S>(key, name, &mut BTreeMap::new());
+            return;
+        }
+        let Some(entry) = self.declare_section(key) else {
+            return;
+        };
+        let path = join(&self.path, key);
+        let pattern = join(&join(&self.pattern, key), name);
+        for entry in self.map_of(&entry.node, &path).unwrap_or_default() {
+            let path = join(&path, &entry.key);
+            let nodes: Vec<(String, &Mark, &'t Node)> = match &entry.node.value {
+                Value::List(items) => (items.iter().enumerate())
+                    .map(|(index, item)| (format!("{path}[{index}]"), &item.mark, item))
+                    .collect(),
+                _ => vec![(path, &entry.mark, &entry.node)],
+            };
+            let mut sections = Vec::new();
+            for (path, mark, node) in nodes {
+                let mut section = S::default();
+                if let Some(entries) = self.map_of(node, &path) {
+                    self.nested(entries, mark.clone(), path, pattern.clone(), &mut section);
+                }
+                sections.push(section);
+            }
+            slot.insert(entry.key.clone(), sections);
+        }
+    }
+
     /// A list of sections.
     pub(super) fn list<S: Section>(&mut self, key: &'static str, slot: &mut Vec<S>) {
         let entry = self.declare_section(key);

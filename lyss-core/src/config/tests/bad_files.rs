@@ -194,7 +194,7 @@ billing: { currency: usd, exchange_rates: { cny: 0.14, EUR: -1 } }
             "g.yaml:9:31: cache.ttl: \"0s\" must be longer than zero; accepted: a duration such as 500ms, 30s, 12h, 365d or \"12 months\"",
             "g.yaml:10:22: billing.currency: \"usd\" is not a currency code; accepted: a currency code of three capital letters, such as USD or CNY",
             "g.yaml:10:50: billing.exchange_rates.cny: is not a currency code of three capital letters",
-            "g.yaml:10:61: billing.exchange_rates.EUR: \"-1\" is not a decimal amount; accepted: a decimal rate such as 0.14",
+            "g.yaml:10:61: billing.exchange_rates.EUR: \"-1\" is not a decimal amount; accepted: a decimal rate above 0, such as 0.14",
         ],
     );
 }

@@ -79,7 +79,6 @@ routing: { fallbacks: { a: [b] }, breaker: {}, retry_budget: {} }
 session: { max_tokens: 5000, compression_threshold: 4000, summary_model: m, keep_recent: 2, strategy: truncate }
 limits: { rpm: 1 }
 budgets: [ { total: true, amount: 1 } ]
-billing: { prices: { m: { input: 1 } } }
 cache: { enabled: true }
 monitoring: { jaeger: { endpoint: 'http://j:1' }, otlp: { endpoint: 'http://o:2' } }
 ";
@@ -107,7 +106,7 @@ fn keys_are_listed_with_what_they_accept() {
     assert_eq!(of("data.redis.db"), Some("a whole number from 0 to 65535"));
     assert_eq!(
         of("billing.prices.<model>.input"),
-        Some("a decimal amount such as 10.00")
+        Some("a price per million tokens such as 0.15, with at most 6 decimals")
     );
 }
 

@@ -5,6 +5,7 @@ mod bad_files;
 mod environment;
 mod example;
 mod loading;
+mod prices;
 
 use super::{Config, Diagnostic, Env, Loaded};
 

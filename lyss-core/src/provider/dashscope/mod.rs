@@ -39,6 +39,8 @@ use parking_lot::RwLock;
 use serde_json::value::RawValue as Json;
 
 pub use config::DEFAULT_BASE_URL;
+#[cfg(test)]
+pub(crate) use wire::usage as read_usage;
 
 use self::{
     config::Config,

@@ -227,7 +227,7 @@ pub(super) fn content_text(content: Option<&Json>) -> String {
 }
 
 /// Reads a native `usage` object; `None` if it says nothing, or nothing that can be true.
-pub(super) fn usage(json: &Json) -> Option<Usage> {
+pub(crate) fn usage(json: &Json) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Wire {
         input_tokens: Option<u64>,
