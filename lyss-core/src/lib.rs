@@ -53,6 +53,9 @@ pub mod price;
 // What is recorded of every request.
 pub mod billing;
 
+// Bounds on what is spent.
+pub mod budget;
+
 // Files that survive the process.
 mod spool;
 

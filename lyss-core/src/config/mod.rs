@@ -52,7 +52,7 @@ pub use load::{Extensions, Loaded};
 pub use memory::{BuiltinMemoryConfig, Mem0Config, Mem0Flavor, MemoryConfig, MemoryScope};
 pub use money::{
     BillingConfig, BudgetConfig, BudgetPeriod, BudgetScope, CacheConfig, Durability, LimitsConfig,
-    Unpriced, WorstCaseConfig,
+    OnStoreDown, Unpriced, WorstCaseConfig,
 };
 pub use monitoring::{LogConfig, LogFormat, MonitoringConfig, PrometheusConfig, TraceConfig};
 pub use price::{PriceConfig, TierConfig};
@@ -131,7 +131,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("routing.breaker", |c| c.routing.breaker.is_some()),
     ("routing.retry_budget", |c| c.routing.retry_budget.is_some()),
     ("limits", |c| c.limits != LimitsConfig::default()),
-    ("budgets", |c| !c.budgets.is_empty()),
     ("cache.enabled", |c| c.cache.enabled),
     ("monitoring.jaeger", |c| c.monitoring.jaeger.is_some()),
     ("monitoring.otlp", |c| c.monitoring.otlp.is_some()),

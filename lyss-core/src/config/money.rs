@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::price::PriceConfig;
 use super::reader::{Choice, DECIMAL, Reader, Section};
 use super::value;
@@ -32,20 +34,22 @@ pub struct BudgetConfig {
     pub period: BudgetPeriod,
 }
 
-/// Whose spending a budget bounds.
+/// Whose spending a budget bounds; the name `*` stands for each one by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum BudgetScope {
     /// One user.
     User(String),
     /// One API key, by its id.
     Key(String),
+    /// One session, by its id; each user's by itself.
+    Session(String),
     /// The whole gateway.
     #[default]
     Total,
 }
 
 /// An item's `period`: calendar periods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BudgetPeriod {
     /// A day.
@@ -76,6 +80,20 @@ pub struct BillingConfig {
     pub min_output_tokens: u64,
     /// What a budget reserves for what cannot be known before.
     pub worst_case: WorstCaseConfig,
+    /// The time zone whose days and months budgets renew in.
+    pub timezone: String,
+    /// What becomes of calls with a budget while the store of its counter is away.
+    pub on_store_down: OnStoreDown,
+}
+
+/// `billing.on_store_down`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnStoreDown {
+    /// They are refused.
+    #[default]
+    Closed,
+    /// They go on, and count when the store is back.
+    Open,
 }
 
 /// `billing.unpriced`.
@@ -142,6 +160,8 @@ impl Default for BillingConfig {
             on_disconnect: None,
             min_output_tokens: 64,
             worst_case: WorstCaseConfig::default(),
+            timezone: "UTC".to_owned(),
+            on_store_down: OnStoreDown::default(),
         }
     }
 }
@@ -175,6 +195,11 @@ impl Choice for BudgetPeriod {
     ];
 }
 
+impl Choice for OnStoreDown {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("closed", Self::Closed), ("open", Self::Open)];
+}
+
 impl Section for LimitsConfig {
     fn read(&mut self, r: &mut Reader<'_, '_>) {
         r.integer("rpm", 1..=10_000_000, &mut self.rpm);
@@ -185,23 +210,28 @@ impl Section for LimitsConfig {
 
 impl Section for BudgetConfig {
     fn read(&mut self, r: &mut Reader<'_, '_>) {
-        let (mut user, mut key, mut total) = (None::<String>, None::<String>, None::<bool>);
+        let (mut user, mut key, mut session) = (None::<String>, None::<String>, None::<String>);
+        let mut total = None::<bool>;
         r.text("user", &mut user);
         r.text("key", &mut key);
+        r.text("session", &mut session);
         r.boolean("total", &mut total);
-        let written = ["user", "key", "total"].iter().filter(|k| r.has(k)).count();
+        let scopes = ["user", "key", "session", "total"];
+        let written = scopes.iter().filter(|k| r.has(k)).count();
         if written != 1 || total == Some(false) {
             r.error_here(
-                "whose budget is it? accepted: exactly one of user: NAME, key: ID, total: true",
+                "whose budget is it? accepted: exactly one of user: NAME, key: ID, session: ID, total: true",
             );
         }
-        self.scope = match (user, key) {
-            (Some(user), _) => BudgetScope::User(user),
-            (None, Some(key)) => BudgetScope::Key(key),
-            (None, None) => BudgetScope::Total,
+        self.scope = match (user, key, session) {
+            (Some(user), ..) => BudgetScope::User(user),
+            (None, Some(key), _) => BudgetScope::Key(key),
+            (None, None, Some(session)) => BudgetScope::Session(session),
+            (None, None, None) => BudgetScope::Total,
         };
         r.require("amount", DECIMAL);
-        r.decimal("amount", &mut self.amount);
+        let accepts = "a decimal amount such as 10.00, at most 9000000";
+        r.parsed("amount", accepts, value::parse_budget, &mut self.amount);
         r.currency("currency", &mut self.currency);
         r.choice("period", &mut self.period);
     }
@@ -240,6 +270,14 @@ impl Section for BillingConfig {
             &mut self.min_output_tokens,
         );
         r.section("worst_case", &mut self.worst_case);
+        let accepts = "a time zone such as UTC or Europe/Berlin";
+        r.parsed(
+            "timezone",
+            accepts,
+            value::parse_timezone,
+            &mut self.timezone,
+        );
+        r.choice("on_store_down", &mut self.on_store_down);
     }
 }
 

@@ -5,6 +5,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::{
+    budget::Budget,
+    types::{NoAmount, Pico},
+};
+
 /// Longest duration accepted: a hundred years. Beyond it deadlines overflow the clock.
 const DURATION_MAX_SECS: u64 = 36_500 * 86_400;
 
@@ -246,6 +251,32 @@ pub fn parse_decimal(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("is not a decimal amount".to_owned())
+    }
+}
+
+/// Checks the amount of a budget: a decimal that the stores of counters can hold exactly.
+///
+/// # Errors
+/// When it is none, or above nine million.
+pub fn parse_budget(text: &str) -> Result<String, String> {
+    let text = parse_decimal(text)?;
+    let amount: Pico = text.parse().map_err(|error: NoAmount| error.to_string())?;
+    if amount <= Budget::MOST {
+        Ok(text)
+    } else {
+        Err("is more than a budget can be".to_owned())
+    }
+}
+
+/// Checks the name of a time zone of the IANA database.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn parse_timezone(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match jiff::tz::TimeZone::get(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("is not a time zone".to_owned()),
     }
 }
 

@@ -34,6 +34,7 @@ migrations! { POSTGRES, "postgres":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    11 "0011_budgets",
     12 "0012_api_keys",
 }
 
@@ -46,6 +47,7 @@ migrations! { SQLITE, "sqlite":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    11 "0011_budgets",
     12 "0012_api_keys",
 }
 
@@ -176,7 +178,7 @@ mod tests {
         let names: Vec<_> = SQLITE.iter().map(|(_, name, _)| *name).collect();
         assert_eq!(applied, names, "each ran once, on one instance");
         assert!(open().migrate().await.unwrap().is_empty());
-        for table in ["routing_rules", "api_keys"] {
+        for table in ["routing_rules", "api_keys", "budgets"] {
             assert_eq!(open().config_version(table).await.unwrap(), 1);
         }
     }

@@ -20,6 +20,8 @@ mod rules;
 mod sqlite;
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 pub(crate) mod testing;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod transaction;
 
 pub(crate) use memories::NewMemory;
 

@@ -155,6 +155,7 @@ impl EngineBuilder {
         let ledger = Ledger::open(options, Some(database.clone()))?;
         let topics = Topics::new(config.data.spool_path(), config.data.outbox_max_bytes);
         let redis = open_redis(&config).await?;
+        let budgets = super::budgets::open(&config, &database, redis.as_ref())?;
         let durable_sessions =
             sessions.is_some() || config.session.store != Some(StoreKind::Memory);
         let sessions = match sessions {
@@ -186,6 +187,7 @@ impl EngineBuilder {
         let inner = Arc::new(Inner {
             metrics: Metrics::default(),
             ledger,
+            budgets,
             database,
             turns: TurnQueue::new(Arc::clone(&sessions), tasks.clone()),
             sessions,
@@ -252,6 +254,7 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     } else {
         Some(super::memory::open(inner, &settings.config)?)
     };
+    inner.budgets.configure(&settings.config)?;
     let strategy = |config: &Config| {
         let routing = &config.routing;
         (routing.load_balancer.clone(), routing.session_affinity)

@@ -6,6 +6,7 @@
     allow(unreachable_code, unused_variables)
 )]
 
+mod budgets;
 mod build;
 mod gateway;
 mod memory;
@@ -30,6 +31,7 @@ pub use build::EngineBuilder;
 use crate::{
     admission::KeyRing,
     billing::Ledger,
+    budget::Budgets,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
     context::tokens::Corrections,
     database::Database,
@@ -50,6 +52,9 @@ use crate::{
 /// How long a unary call goes on after its caller has gone away, so that what the provider charges is known
 /// (decision 21).
 const DRAIN_UNARY: Duration = Duration::from_secs(30);
+
+/// How long the end waits until what requests have cost is counted; the rest is told by the log.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the end waits for what is to be handed on; the rest is on disk, and the next process hands it on.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(2);
@@ -83,6 +88,7 @@ pub(crate) struct Inner {
     /// How far estimated tokens are off, by upstream model.
     pub corrections: Corrections,
     pub ledger: Ledger,
+    pub budgets: Budgets,
     pub database: Database,
     pub sessions: SharedSessionStore,
     pub turns: TurnQueue,
@@ -216,6 +222,7 @@ impl Engine {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.0.topics.close(OUTBOX_PATIENCE).await;
+        self.0.budgets.settled(BUDGET_PATIENCE).await;
         self.0.cancel.cancel();
         self.0.keys.stop();
         self.0.sources.lock().checks.cancel();

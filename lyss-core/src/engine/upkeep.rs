@@ -40,6 +40,7 @@ pub(super) async fn start(engine: &Engine) {
     spawn(inner, rules);
     spawn(inner, sweep(weak.clone()));
     spawn(inner, ping(weak));
+    super::budgets::start(inner);
     start_checks(inner);
     // Usually there at once; a call must not be routed by seeds that the table overrules.
     let rules = async {

@@ -20,7 +20,7 @@ pub use disconnect::OnDisconnect;
 pub use embedding::EmbeddingRequest;
 pub use log::{Decision, LogRow, Status};
 pub use model::Model;
-pub use money::Pico;
+pub use money::{NoAmount, Pico};
 pub use raw::{RawObject, RawValue, Segments};
 pub use reply::{ChatChunk, ChatResponse, ChatStream, EmbeddingResponse, ReplyInfo};
 pub use session::{ContextUse, Session, SessionKey, StoredMessage, Turn, Version};

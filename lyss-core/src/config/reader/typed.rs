@@ -249,11 +249,6 @@ impl Reader<'_, '_> {
         self.hidden(key, accepts, read, slot);
     }
 
-    /// A decimal amount, kept as text.
-    pub(in crate::config) fn decimal(&mut self, key: &'static str, slot: &mut impl From<String>) {
-        self.parsed(key, DECIMAL, value::parse_decimal, slot);
-    }
-
     /// A currency code.
     pub(in crate::config) fn currency(&mut self, key: &'static str, slot: &mut impl From<String>) {
         let accepts = "a currency code of three capital letters, such as USD or CNY";

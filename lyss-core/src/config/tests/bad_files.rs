@@ -259,8 +259,8 @@ budgets: [ { user: u, total: true, amount: '1' }, { total: true, amount: 1e3 } ]
             "g.yaml:4:25: routing.fallbacks.a: the fallbacks of a lead back to it",
             "g.yaml:5:11: memory.mem0.base_url: is missing; a self-hosted mem0 (flavor: oss) has no default address",
             "g.yaml:5:34: memory.builtin.embedding_model: is missing; accepted: a model that makes embeddings, such as text-embedding-3-small",
-            "g.yaml:6:12: budgets[0]: whose budget is it? accepted: exactly one of user: NAME, key: ID, total: true",
-            "g.yaml:6:74: budgets[1].amount: \"1e3\" is not a decimal amount; accepted: a decimal amount such as 10.00",
+            "g.yaml:6:12: budgets[0]: whose budget is it? accepted: exactly one of user: NAME, key: ID, session: ID, total: true",
+            "g.yaml:6:74: budgets[1].amount: \"1e3\" is not a decimal amount; accepted: a decimal amount such as 10.00, at most 9000000",
         ],
     );
     let open = "server: { http: { addr: ':8000' } }\nauth: { mode: none, allow_anonymous: true }\n";

@@ -41,9 +41,9 @@ fn example_loads_as_it_is_and_with_everything_switched_on() {
     let text = uncommented(&std::fs::read_to_string(&path).unwrap());
     let env = Env::from_iter([("OPENAI_API_KEY", "sk-1")]);
     let all = Config::parse("all", &text, &env).unwrap_or_else(|e| panic!("{}", lines(&e)));
-    assert_eq!(all.config.budgets.len(), 3);
+    assert_eq!(all.config.budgets.len(), 4);
     assert!(
-        all.config
+        !all.config
             .not_yet_in_force()
             .contains(&"budgets".to_owned())
     );

@@ -78,7 +78,6 @@ server: { grpc: { addr: ':9000' } }
 routing: { fallbacks: { a: [b] }, breaker: {}, retry_budget: {} }
 session: { max_tokens: 5000, compression_threshold: 4000, summary_model: m, keep_recent: 2, strategy: truncate }
 limits: { rpm: 1 }
-budgets: [ { total: true, amount: 1 } ]
 cache: { enabled: true }
 monitoring: { jaeger: { endpoint: 'http://j:1' }, otlp: { endpoint: 'http://o:2' } }
 ";

@@ -5,8 +5,6 @@ use crate::database::{Database, Pool};
 /// The words of one database.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))] // The archive's are for what is in Redis.
 pub(super) struct Dialect {
-    /// Opens a transaction that will write.
-    pub begin: &'static str,
     /// Whether a question goes over a network, and costs more than what it asks for.
     pub is_remote: bool,
     /// A session without what only a turn needs: `$1` user, `$2` id, `$3` now.
@@ -34,10 +32,9 @@ pub(super) struct Dialect {
 }
 
 macro_rules! dialect {
-    ($name:ident, begin: $begin:literal, is_remote: $is_remote:literal, clock: $clock:literal, lock: $lock:literal,
+    ($name:ident, is_remote: $is_remote:literal, clock: $clock:literal, lock: $lock:literal,
      lock_archive: $lock_archive:expr) => {
         const $name: Dialect = Dialect {
-            begin: $begin,
             is_remote: $is_remote,
             header: concat!(
                 "SELECT ref, version, message_count, token_count, created_ms, last_activity_ms, expires_ms, id,
@@ -89,18 +86,15 @@ macro_rules! dialect {
 #[cfg(feature = "postgres")]
 dialect! {
     POSTGRES,
-    begin: "BEGIN",
     is_remote: true,
     clock: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
     lock: " FOR UPDATE",
     lock_archive: Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))")
 }
 
-// BEGIN IMMEDIATE takes the write lock at once: one that is asked for later does not wait, but fails.
 #[cfg(feature = "sqlite")]
 dialect! {
     SQLITE,
-    begin: "BEGIN IMMEDIATE",
     is_remote: false,
     clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     lock: "",

@@ -16,7 +16,6 @@ mod read;
 mod rows;
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 mod tests;
-mod transaction;
 mod turns;
 mod write;
 
@@ -26,10 +25,14 @@ use async_trait::async_trait;
 
 #[cfg(feature = "redis")]
 pub(super) use self::archive::{Kept, StoredTurn};
-use self::{dialect::Dialect, transaction::on};
+use self::dialect::Dialect;
 use super::{SessionStore, Ttl, conflict, now_ms, turns::Step};
 use crate::{
-    database::{Database, Pool, QueryResult, within},
+    database::{
+        Database, Pool, QueryResult,
+        transaction::{self, on},
+        within,
+    },
     error::{Error, ErrorKind, Result},
     types::{
         RequestId,

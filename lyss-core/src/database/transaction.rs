@@ -1,7 +1,6 @@
 //! A transaction of whichever database it is.
 
-use super::dialect::Dialect;
-use crate::database::{Database, Pool, QueryResult};
+use super::{Database, Pool, QueryResult};
 
 /// Runs the same statements on whichever database it is: `$kind` is [`Pool`] or [`Transaction`].
 macro_rules! on {
@@ -14,10 +13,10 @@ macro_rules! on {
         }
     };
 }
-pub(super) use on;
+pub(crate) use on;
 
 /// Rolled back when it is dropped.
-pub(super) enum Transaction {
+pub(crate) enum Transaction {
     #[cfg(feature = "postgres")]
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
     #[cfg(feature = "sqlite")]
@@ -27,12 +26,12 @@ pub(super) enum Transaction {
 impl Transaction {
     /// Begins one that will write.
     pub async fn begin(database: &Database) -> QueryResult<Self> {
-        let begin = Dialect::of(database).begin;
         Ok(match &database.pool {
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => Self::Postgres(pool.begin_with(begin).await?),
+            Pool::Postgres(pool) => Self::Postgres(pool.begin().await?),
+            // The write lock is taken at once: one that is asked for later does not wait, but fails.
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => Self::Sqlite(pool.begin_with(begin).await?),
+            Pool::Sqlite(pool) => Self::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
         })
     }
 

@@ -1,0 +1,90 @@
+//! What a store of counters promises. An adapter is one folder.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{counter::Counter, rates::Rates};
+use crate::{error::Result, types::RequestId};
+
+/// A part of a reservation: what one counter is asked for. Amounts are in 1e-9 of the counter's currency.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub counter: Arc<Counter>,
+    /// [`Counter::key`].
+    pub key: Arc<str>,
+    /// What may be spent and reserved in all.
+    pub limit: i64,
+    /// What is asked for.
+    pub amount: i64,
+}
+
+/// A reservation that is asked for. The claims are on different counters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub id: RequestId,
+    pub claims: &'a [Claim],
+    /// For what was spent before in other currencies, where a counter is new.
+    pub rates: &'a Rates,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything asked for is reserved.
+    Granted,
+    /// Nothing is: this is left of each claim's limit, in order; negative where more was spent.
+    Short(Vec<i64>),
+}
+
+/// An amount in each of several counters, by their names.
+pub(crate) type Amounts = Arc<[(Arc<str>, i64)]>;
+
+/// The end of a reservation: what the request cost, in each counter.
+#[derive(Debug, Clone)]
+pub(crate) struct Settlement {
+    pub id: RequestId,
+    pub charges: Amounts,
+}
+
+/// A reservation that is not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub id: RequestId,
+    pub amounts: Vec<(Arc<str>, i64)>,
+}
+
+/// How a counter stands.
+#[allow(dead_code)] // The admin API shows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Balance {
+    /// What ended requests cost.
+    pub spent: i64,
+    /// What running ones may cost.
+    pub reserved: i64,
+}
+
+/// A store of counters, shared by all instances.
+///
+/// A reservation is an entry by request id, in all of its counters or in none, and its amounts are part of the
+/// counters' reserved sums until it is settled: then the entry goes, and the charge becomes part of the spent sums,
+/// once, however often and by whomever it is settled. A counter that is not known begins with what the request log
+/// says was spent in its period.
+#[async_trait]
+pub(crate) trait BudgetStore: Send + Sync + 'static {
+    /// Reserves, if of every counter enough is left. Asked again with the same id it changes nothing.
+    async fn reserve(&self, asked: Asked<'_>) -> Result<Outcome>;
+
+    /// Settles reservations. Those that are not open are left alone.
+    async fn settle(&self, settlements: &[Settlement]) -> Result<()>;
+
+    /// Reservations that were made before a time and are not settled; the oldest ones, if there are many.
+    async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>>;
+
+    /// How counters stand, by their names; `None` where nothing was ever reserved.
+    #[allow(dead_code)] // The admin API shows them.
+    async fn balances(&self, counters: &[Arc<str>]) -> Result<Vec<Option<Balance>>>;
+
+    /// Removes counters whose period ended before a time.
+    async fn forget_before(&self, unix_ms: i64) -> Result<()>;
+}
