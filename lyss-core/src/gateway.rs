@@ -39,7 +39,7 @@ pub trait Gateway: Send + Sync + 'static {
     /// A complete chat answer.
     ///
     /// # Cancellation
-    /// A dropped call goes on for up to 30 s, so that what the provider charges is known (decision 21).
+    /// A dropped call goes on for 30 s, or as `billing.on_disconnect` says, so that what the provider charges is known.
     async fn chat(&self, context: CallContext, request: ChatRequest) -> Result<ChatResponse>;
 
     /// A streamed chat answer; returns with the first chunk. Until then it may fail as `chat` does.

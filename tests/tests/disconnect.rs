@@ -27,9 +27,18 @@ struct Gateway {
 
 impl Gateway {
     async fn start() -> Self {
+        Self::billing(json!({})).await
+    }
+
+    async fn on_disconnect(rule: Value) -> Self {
+        Self::billing(json!({"on_disconnect": rule})).await
+    }
+
+    async fn billing(billing: Value) -> Self {
         let mock = MockProvider::start(Options::default()).unwrap();
         let setup = Setup::new(&json!({
             "auth": {"default_user": "somebody"},
+            "billing": billing,
             "providers": {"openai": {"api_key": "sk-upstream", "base_url": mock.base_url_openai()}},
         }));
         let lyss = setup.start().await;
@@ -203,6 +212,96 @@ async fn during_a_call_that_is_not_streamed() {
         (&row["input_tokens"], &row["output_tokens"]),
         (&json!(11), &json!(22))
     );
+}
+
+/// Reads some events of a stream and leaves.
+async fn leave_after(gateway: &Gateway, events: usize, body: &Value) {
+    let client = gateway.client();
+    let mut reading = client.open("POST", CHAT, Some(body)).await.unwrap();
+    assert!(reading.events(events).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drained_to_the_end_it_is_charged_as_reported() {
+    let gateway = Gateway::on_disconnect(json!("drain")).await;
+    let body = streamed("drained", "[[chunks:60 size:6 every:10 usage:11/222]]");
+    leave_after(&gateway, 3, &body).await;
+    let entry = gateway.ended("drained").await;
+    assert_eq!(entry.outcome, Outcome::Finished, "{entry:?}");
+    let row = gateway.row("drained").await;
+    let told = [
+        &row["status"],
+        &row["usage_source"],
+        &row["input_tokens"],
+        &row["output_tokens"],
+    ];
+    assert_eq!(
+        told,
+        [
+            &json!("cancelled"),
+            &json!("reported"),
+            &json!(11),
+            &json!(222)
+        ],
+        "{row}"
+    );
+    // In a session: what nobody has seen is no turn of it, and the next one need not wait for its end.
+    let mut body = streamed("unseen", "[[chunks:200 size:6 every:10]]");
+    body["session_id"] = "drained".into();
+    leave_after(&gateway, 3, &body).await;
+    body = chat("seen", "go on");
+    body["session_id"] = "drained".into();
+    let client = gateway.client();
+    let answer = client.send("POST", CHAT, Some(&body)).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let entry = gateway.entry("unseen").unwrap();
+    assert_eq!(entry.outcome, Outcome::Open, "still read: {entry:?}");
+    assert_eq!(gateway.ended("unseen").await.outcome, Outcome::Finished);
+    let messages = "/v1/sessions/drained/messages";
+    let messages = client.send("GET", messages, None).await.unwrap().json();
+    assert_eq!(messages["data"].as_array().unwrap().len(), 2, "{messages}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drained_until_a_bound_is_reached() {
+    let bounds = json!({"drain_until": {"seconds": 20, "tokens": 40}});
+    let gateway = Gateway::on_disconnect(bounds).await;
+    let body = streamed("bounded", "[[chunks:2000 size:6 every:5]]");
+    leave_after(&gateway, 3, &body).await;
+    let entry = gateway.ended("bounded").await;
+    assert_eq!(entry.outcome, Outcome::ClientClosed, "{entry:?}");
+    let row = gateway.row("bounded").await;
+    assert_eq!(row["status"], "cancelled", "{row}");
+    assert_eq!(row["usage_source"], "partial", "{row}");
+    let read = row["output_tokens"].as_u64().unwrap();
+    assert!((20..200).contains(&read), "{row}");
+
+    let gateway = Gateway::on_disconnect(json!({"drain_until": {"seconds": 1}})).await;
+    let body = streamed("timed", "[[chunks:2000 size:6 every:5]]");
+    let began = std::time::Instant::now();
+    leave_after(&gateway, 3, &body).await;
+    let entry = gateway.ended("timed").await;
+    assert_eq!(entry.outcome, Outcome::ClientClosed, "{entry:?}");
+    assert!(began.elapsed() > Duration::from_millis(900));
+    assert_eq!(gateway.row("timed").await["usage_source"], "partial");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_answer_can_be_cancelled_too() {
+    let gateway = Gateway::on_disconnect(json!("cancel")).await;
+    let client = gateway.client();
+    let body = chat("unary", "[[delay:8000]]");
+    let call = client.open("POST", CHAT, Some(&body));
+    let left = tokio::time::timeout(Duration::from_millis(300), call).await;
+    assert!(left.is_err(), "the provider has not answered yet");
+    let gone = now_ms();
+    let entry = gateway.ended("unary").await;
+    assert_eq!(entry.outcome, Outcome::ClientClosed, "{entry:?}");
+    let noticed = entry.ended_ms.unwrap().saturating_sub(gone);
+    assert!(noticed <= SOON, "the provider noticed after {noticed} ms");
+    let row = gateway.row("unary").await;
+    assert_eq!(row["status"], "cancelled", "{row}");
+    assert_eq!(row["usage_source"], "partial", "{row}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

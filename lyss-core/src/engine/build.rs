@@ -12,6 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Auth, Engine, Inner, Settings, Sources, upkeep};
@@ -199,6 +200,7 @@ impl EngineBuilder {
             durable_sessions,
             limits: limits(redis.as_ref()),
             stream_buffer,
+            drains: Arc::new(Semaphore::new(super::DRAINS_MOST)),
             corrections: Corrections::default(),
             compactions: Compactions::default(),
             redis,

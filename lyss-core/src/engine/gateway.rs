@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{DRAIN_UNARY, Engine, outlive::outlive};
+use super::{Engine, outlive::outlive};
 use crate::{
     admission::Scope,
     error::{Error, ErrorKind, Result},
@@ -20,7 +20,7 @@ use crate::{
     resilience::health::Away,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
-        EmbeddingResponse, LogRow, Model, Principal, Session, SessionKey,
+        EmbeddingResponse, LogRow, Model, OnDisconnect, Principal, Session, SessionKey,
         chat::MAX_NAME,
         session::{MessagePage, SessionPage},
     },
@@ -348,7 +348,11 @@ impl Engine {
     fn patience(&self, context: &CallContext) -> Duration {
         match context.idempotency_key {
             Some(_) => self.0.settings().config.idempotency.drain,
-            None => DRAIN_UNARY,
+            None => {
+                let configured = self.0.settings().config.billing.on_disconnect;
+                let rule = configured.unwrap_or(OnDisconnect::WHOLE);
+                rule.time().unwrap_or(Duration::MAX)
+            }
         }
     }
 

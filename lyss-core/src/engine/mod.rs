@@ -24,6 +24,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use build::EngineBuilder;
@@ -49,9 +50,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How long a unary call goes on after its caller has gone away, so that what the provider charges is known
-/// (decision 21).
-const DRAIN_UNARY: Duration = Duration::from_secs(30);
+/// Streams at once that are read on for callers that have gone; of more the calls upstream end.
+const DRAINS_MOST: usize = 1_000;
 
 /// How long the end waits until what requests have cost is counted; the rest is told by the log.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
@@ -104,6 +104,8 @@ pub(crate) struct Inner {
     durable_sessions: bool,
     pub limits: RateLimits,
     pub stream_buffer: StreamBuffer,
+    /// Places of streams that are read on for callers that have gone.
+    pub drains: Arc<Semaphore>,
     /// Sessions that are being compressed.
     pub compactions: Compactions,
     redis: Option<build::RedisPing>,

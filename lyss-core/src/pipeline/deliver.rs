@@ -19,7 +19,10 @@ use crate::{
     error::{Error, ErrorKind, Result, Work},
     resilience::{stream_buffer::Share, timeout::Paced},
     routing::{InFlight, Target},
-    types::{ChatChunk, ChatRequest, Usage, UsageSource, delivered::Delivered, reply::ChunkStream},
+    types::{
+        ChatChunk, ChatRequest, OnDisconnect, Usage, UsageSource, delivered::Delivered,
+        reply::ChunkStream,
+    },
 };
 
 /// How long the end of a stream is waited for whose caller left at `finish_reason`: the usage chunk is all that is
@@ -29,6 +32,8 @@ const READ_OUT: Duration = Duration::from_secs(2);
 /// A stream that is being delivered.
 pub(crate) struct Running {
     pub inner: Arc<Inner>,
+    /// What becomes of it when its caller leaves.
+    pub on_disconnect: OnDisconnect,
     pub record: Record,
     pub once: Once,
     pub prepared: Prepared,
@@ -41,6 +46,7 @@ pub(crate) struct Running {
 pub(crate) fn deliver(running: Running) -> ChunkStream {
     let Running {
         inner,
+        on_disconnect,
         record,
         once,
         prepared,
@@ -57,6 +63,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
     let kept = inner.stream_buffer.share();
     let delivery = Delivery {
         inner,
+        on_disconnect,
         record,
         once,
         turn,
@@ -73,6 +80,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         held_bytes: 0,
         kept,
         finished: false,
+        drained: 0,
         over: false,
     };
     if delivery.once.is_held() {
@@ -140,6 +148,7 @@ fn ended() -> Error {
 
 struct Delivery {
     inner: Arc<Inner>,
+    on_disconnect: OnDisconnect,
     record: Record,
     once: Once,
     turn: Turning,
@@ -159,6 +168,8 @@ struct Delivery {
     kept: Share,
     /// Whether a `finish_reason` has come.
     finished: bool,
+    /// Tokens read since the caller has gone.
+    drained: u64,
     /// Whether the row is written.
     over: bool,
 }
@@ -230,6 +241,11 @@ impl Delivery {
     /// # Errors
     /// `overloaded` if all streams together hold too much.
     fn pass(&mut self, mut chunk: ChatChunk) -> Result<Option<ChatChunk>> {
+        if self.record.is_gone() && self.on_disconnect.tokens().is_some() {
+            let counter = count::counter(&self.inner, &self.target);
+            let texts = chunk.delivered.iter().map(|piece| &*piece.text);
+            self.drained += texts.map(|text| u64::from(counter.text(text))).sum::<u64>();
+        }
         let delivered = Arc::make_mut(&mut self.delivered);
         if let Some(usage) = chunk.usage {
             self.usage = Some(usage);
@@ -238,6 +254,15 @@ impl Delivery {
             for piece in std::mem::take(&mut chunk.delivered) {
                 delivered.push(piece);
             }
+        }
+        if self.record.is_gone() {
+            return match self.on_disconnect.tokens() {
+                Some(most) if self.drained >= most => Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "the caller has gone, and as much was read as `on_disconnect` says",
+                )),
+                _ => Ok(None),
+            };
         }
         let in_session = self.turn.in_session();
         if in_session || self.remembering.wants_reply() {
@@ -270,6 +295,10 @@ impl Delivery {
     }
 
     async fn store(&mut self) -> Result<()> {
+        if self.record.is_gone() {
+            // Nobody has seen this answer: it is no turn.
+            return Ok(());
+        }
         let id = self.record.request_id();
         let reply = std::mem::take(&mut self.reply);
         if self.turn.in_session() {
@@ -337,6 +366,29 @@ impl Delivery {
         }
     }
 
+    /// Reads a stream on whose caller is gone, as far as `on_disconnect` says, so that what it costs is known.
+    async fn drain(mut self) {
+        let Ok(_place) = Arc::clone(&self.inner.drains).try_acquire_owned() else {
+            return self.abandon();
+        };
+        self.record.has_left();
+        // The session's next turn need not wait for an answer that nobody has seen.
+        self.turn.give_up();
+        self.held.clear();
+        let cancel = self.inner.cancelled();
+        let time = self.on_disconnect.time().unwrap_or(Duration::MAX);
+        let rest = async { while self.next().await.is_some() {} };
+        tokio::select! {
+            biased;
+            () = rest => {}
+            () = tokio::time::sleep(time) => {}
+            () = cancel.cancelled() => {}
+        }
+        if !self.over {
+            self.abandon();
+        }
+    }
+
     /// Ends a stream whose caller has everything but the end.
     async fn read_out(mut self) {
         let rest = async { while let Some(Ok(_)) = self.next().await {} };
@@ -357,11 +409,16 @@ impl Drop for Guard {
             return;
         };
         let complete = delivery.finished && !delivery.turn.in_session();
-        if complete && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let tasks = delivery.inner.tasks().clone();
-            tasks.spawn_on(delivery.read_out(), &runtime);
-        } else {
-            delivery.abandon();
+        let drains = delivery.on_disconnect != OnDisconnect::Cancel;
+        let tasks = delivery.inner.tasks().clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if complete => {
+                tasks.spawn_on(delivery.read_out(), &runtime);
+            }
+            Ok(runtime) if drains && !std::thread::panicking() => {
+                tasks.spawn_on(delivery.drain(), &runtime);
+            }
+            _ => delivery.abandon(),
         }
     }
 }

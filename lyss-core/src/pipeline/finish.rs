@@ -74,6 +74,11 @@ impl Record {
         self.gone = Some(gone);
     }
 
+    /// The caller has gone; the call goes on.
+    pub fn has_left(&mut self) {
+        self.gone = Some(Arc::new(AtomicBool::new(true)));
+    }
+
     pub fn is_gone(&self) -> bool {
         self.gone.as_ref().is_some_and(|gone| gone.load(Relaxed))
     }

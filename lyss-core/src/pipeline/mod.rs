@@ -44,7 +44,7 @@ use crate::{
     error::Result,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, RawObject, log::Purpose,
+        LogRow, OnDisconnect, RawObject, log::Purpose,
     },
 };
 use dispatch::{Dispatched, Need};
@@ -141,8 +141,10 @@ pub(crate) async fn chat_stream(
             } = dispatched;
             let info = prepared.info(&record, &target, value.upstream_request_id.clone());
             once.opened(&info);
+            let configured = inner.settings().config.billing.on_disconnect;
             let chunks = deliver::deliver(deliver::Running {
                 inner,
+                on_disconnect: configured.unwrap_or(OnDisconnect::STREAM),
                 record,
                 once,
                 prepared,

@@ -88,7 +88,7 @@ impl Prepared {
     ) -> ReplyInfo {
         ReplyInfo {
             session_id: self.turn.session_id().map(Arc::from),
-            context: self.context.clone(),
+            context: self.context,
             ..record.info(target, upstream_request_id)
         }
     }

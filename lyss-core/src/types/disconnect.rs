@@ -24,8 +24,8 @@ pub struct DrainBounds {
     /// For so many seconds after the caller left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
-    /// For so many tokens of the answer after the caller left, as the gateway counts them. Says nothing about an answer
-    /// that comes as a whole.
+    /// For about so many tokens of the answer after the caller left: each chunk is counted by itself, which comes to
+    /// somewhat more than the whole. Says nothing about an answer that comes as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
 }
