@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use crate::types::Usage;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -176,6 +178,7 @@ struct Inner {
     replayed: bool,
     provider: Option<String>,
     upstream: Option<Upstream>,
+    usage: Option<Usage>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -203,6 +206,7 @@ impl Error {
             replayed: false,
             provider: None,
             upstream: None,
+            usage: None,
             source: None,
         }))
     }
@@ -247,6 +251,12 @@ impl Error {
     /// Keeps what the provider said.
     pub fn with_upstream(mut self, upstream: Upstream) -> Self {
         self.0.upstream = Some(upstream);
+        self
+    }
+
+    /// Keeps what the provider says that the failed call used.
+    pub fn with_usage(mut self, usage: Option<Usage>) -> Self {
+        self.0.usage = usage;
         self
     }
 
@@ -376,6 +386,11 @@ impl Error {
     /// The provider, if one was involved.
     pub fn provider(&self) -> Option<&str> {
         self.0.provider.as_deref()
+    }
+
+    /// What the provider says that the failed call used.
+    pub fn usage(&self) -> Option<Usage> {
+        self.0.usage
     }
 
     /// What the provider said.

@@ -15,7 +15,9 @@ use crate::{
 use super::record::{Id, internal};
 
 /// The first byte: how what follows is written.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// As now, without `cache_write_tokens`: a process that was updated finds such records in the spool of the one before.
+const WITHOUT_CACHE_WRITES: u8 = 1;
 
 /// A row as the columns of `request_logs`, over the bytes of a record.
 ///
@@ -32,6 +34,7 @@ pub(super) struct Columns<'a> {
     pub input_tokens: u64,
     pub output_tokens: u64,
     pub cached_tokens: u64,
+    pub cache_write_tokens: u64,
     pub reasoning_tokens: u64,
     pub usage_source: &'a str,
     pub latency_ms: u64,
@@ -62,6 +65,7 @@ pub(super) fn write(row: &LogRow, out: &mut Vec<u8>) -> Result<()> {
     out.number(row.input_tokens);
     out.number(row.output_tokens);
     out.number(row.cached_tokens);
+    out.number(row.cache_write_tokens);
     out.number(row.reasoning_tokens);
     out.text(Some(row.usage_source.as_str()));
     out.number(row.latency_ms);
@@ -98,10 +102,11 @@ impl<'a> Columns<'a> {
     /// Reads what [`write()`] wrote; nothing if it is something else.
     pub(super) fn read(id: &Id, bytes: &'a [u8]) -> Option<Self> {
         let id = RequestId::from_bytes(*id);
-        let mut from = match bytes.split_first() {
-            Some((&FORMAT, rest)) => Reader(rest),
-            _ => return None,
-        };
+        let (&format, rest) = bytes.split_first()?;
+        if !matches!(format, FORMAT | WITHOUT_CACHE_WRITES) {
+            return None;
+        }
+        let mut from = Reader(rest);
         let columns = Self {
             request_id: id.to_string(),
             created_at: rfc3339(id.unix_ms()),
@@ -113,6 +118,10 @@ impl<'a> Columns<'a> {
             input_tokens: from.number()?,
             output_tokens: from.number()?,
             cached_tokens: from.number()?,
+            cache_write_tokens: match format {
+                WITHOUT_CACHE_WRITES => 0,
+                _ => from.number()?,
+            },
             reasoning_tokens: from.number()?,
             usage_source: from.text()??,
             latency_ms: from.number()?,
@@ -237,6 +246,7 @@ mod tests {
                 input_tokens: number,
                 output_tokens: number / 3,
                 cached_tokens: number >> 40,
+                cache_write_tokens: number >> 50,
                 reasoning_tokens: number & 1,
                 usage_source: UsageSource::Partial,
                 latency_ms: number >> 7,
@@ -248,8 +258,8 @@ mod tests {
                 client_request_id: other.clone(),
                 user_charge_pico: signed,
                 provider_cost_pico: signed >> 30,
-                currency: other.clone(),
-                price_id: other.clone(),
+                currency: other.as_deref().map(Into::into),
+                price_id: other.as_deref().map(Into::into),
                 decision: flag.then(crate::types::Decision::default),
                 ..LogRow::new(RequestId::new(), Purpose::Summary, &text, flag)
             };
@@ -262,6 +272,27 @@ mod tests {
             for cut in 0..bytes.len() {
                 prop_assert!(Columns::read(id.as_bytes(), &bytes[..cut]).is_none());
             }
+        }
+
+        #[test]
+        fn records_of_the_format_before_are_read(number in any::<u64>()) {
+            let row = LogRow { cached_tokens: number, ..LogRow::new(RequestId::new(), Purpose::Chat, "m", false) };
+            let id = RequestId::parse(&row.request_id).unwrap();
+            let mut bytes = Vec::new();
+            write(&row, &mut bytes).unwrap();
+            let mut head = Vec::new();
+            let mut writer = Writer(&mut head);
+            writer.0.push(FORMAT);
+            for text in [Some(&*row.user_id), None, None, Some(&row.model_name), Some(&row.provider_id)] {
+                writer.text(text);
+            }
+            for number in [row.input_tokens, row.output_tokens, row.cached_tokens] {
+                writer.number(number);
+            }
+            prop_assert_eq!(bytes.remove(head.len()), 0);
+            bytes[0] = WITHOUT_CACHE_WRITES;
+            let read = Columns::read(id.as_bytes(), &bytes).unwrap();
+            prop_assert_eq!((read.cached_tokens, read.cache_write_tokens, read.model_name), (number, 0, "m"));
         }
 
         #[test]

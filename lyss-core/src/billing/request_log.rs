@@ -26,7 +26,7 @@ macro_rules! row_members {
             "'request_id', request_id, 'created_at', ", $created_at, ", 'user_id', user_id, 'session_id', session_id,
              'api_key_id', api_key_id, 'model_name', model_name, 'provider_id', provider_id,
              'input_tokens', input_tokens, 'output_tokens', output_tokens, 'cached_tokens', cached_tokens,
-             'reasoning_tokens', reasoning_tokens, 'usage_source', usage_source, 'latency_ms', latency_ms,
+             'cache_write_tokens', cache_write_tokens, 'reasoning_tokens', reasoning_tokens, 'usage_source', usage_source, 'latency_ms', latency_ms,
              'ttft_ms', ttft_ms, 'status', status, 'error_code', error_code, 'error_message', error_message,
              'attempts', attempts, 'purpose', purpose, 'stream', ", $stream, ",
              'client_request_id', client_request_id, 'user_charge_pico', user_charge_pico,

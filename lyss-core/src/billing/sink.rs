@@ -20,16 +20,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[cfg(feature = "postgres")]
 const POSTGRES: &str = "
 INSERT INTO request_logs (request_id, created_at, user_id, session_id, api_key_id, model_name, provider_id,
-    input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status, error_code,
+    input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status, error_code,
     error_message, attempts, purpose, stream, client_request_id, user_charge_pico, provider_cost_pico, currency,
     price_id, decision)
 SELECT request_id, created_at, user_id, session_id, api_key_id, model_name, provider_id,
-    input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status, error_code,
+    input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status, error_code,
     error_message, attempts, purpose, stream, client_request_id, user_charge_pico, provider_cost_pico, currency,
     price_id, decision
 FROM jsonb_to_recordset($1::text::jsonb) AS r(request_id uuid, created_at timestamptz, user_id text, session_id text,
     api_key_id text, model_name text, provider_id text, input_tokens bigint, output_tokens bigint,
-    cached_tokens bigint, reasoning_tokens bigint, usage_source text, latency_ms bigint, ttft_ms bigint, status text,
+    cached_tokens bigint, cache_write_tokens bigint, reasoning_tokens bigint, usage_source text, latency_ms bigint, ttft_ms bigint, status text,
     error_code text, error_message text, attempts bigint, purpose text, stream boolean, client_request_id text,
     user_charge_pico bigint, provider_cost_pico bigint, currency text, price_id text, decision jsonb)
 ON CONFLICT (request_id, created_at) DO NOTHING";
@@ -46,11 +46,11 @@ const SQLITE_ROWS: usize = 64;
 /// Not `INSERT OR IGNORE`: that would also ignore rows that break a constraint, which are for the dead letters.
 #[cfg(feature = "sqlite")]
 static SQLITE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-    let places = vec!["?"; 26].join(",");
+    let places = vec!["?"; 27].join(",");
     let rows = vec![format!("({places})"); SQLITE_ROWS].join(",");
     format!(
         "INSERT INTO request_logs (request_id, created_at, user_id, session_id, api_key_id, model_name, provider_id,
-            input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status,
+            input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, usage_source, latency_ms, ttft_ms, status,
             error_code, error_message, attempts, purpose, stream, client_request_id, user_charge_pico,
             provider_cost_pico, currency, price_id, decision)
         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
@@ -139,6 +139,7 @@ async fn insert_sqlite(pool: &sqlx::SqlitePool, rows: Vec<Columns<'_>>) -> Resul
                 .bind(number(row.input_tokens)?)
                 .bind(number(row.output_tokens)?)
                 .bind(number(row.cached_tokens)?)
+                .bind(number(row.cache_write_tokens)?)
                 .bind(number(row.reasoning_tokens)?)
                 .bind(row.usage_source)
                 .bind(number(row.latency_ms)?)

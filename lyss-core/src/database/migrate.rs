@@ -34,6 +34,7 @@ migrations! { POSTGRES, "postgres":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    9 "0009_costs",
     11 "0011_budgets",
     12 "0012_api_keys",
 }
@@ -47,6 +48,7 @@ migrations! { SQLITE, "sqlite":
     6 "0006_idempotency_keys",
     7 "0007_memories",
     8 "0008_session_archive",
+    9 "0009_costs",
     11 "0011_budgets",
     12 "0012_api_keys",
 }

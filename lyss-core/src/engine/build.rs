@@ -28,7 +28,7 @@ use crate::{
     idempotency::{MemoryIdempotencyStore, SharedIdempotencyStore},
     memory::Memory,
     pipeline::Compactions,
-    price::{Catalog, PriceBook, configured as configured_prices},
+    price::{Catalog, Exchange, PriceBook, configured as configured_prices},
     provider::{
         ProviderSpec,
         registry::Registry,
@@ -355,6 +355,7 @@ fn settings(config: Config, loopback: bool) -> Result<Settings> {
         retry_on: config.routing.retry_on.clone(),
         max_in_flight: i64::try_from(config.server.max_in_flight).unwrap_or(i64::MAX),
         auto_create_sessions: config.session.auto_create,
+        exchange: Exchange::new(&config.billing),
         config,
     })
 }

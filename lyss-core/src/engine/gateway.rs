@@ -21,6 +21,7 @@ use crate::{
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
         EmbeddingResponse, LogRow, Model, OnDisconnect, Principal, Session, SessionKey,
+        call::Caller,
         chat::MAX_NAME,
         session::{MessagePage, SessionPage},
     },
@@ -349,8 +350,12 @@ impl Engine {
         match context.idempotency_key {
             Some(_) => self.0.settings().config.idempotency.drain,
             None => {
-                let configured = self.0.settings().config.billing.on_disconnect;
-                let rule = configured.unwrap_or(OnDisconnect::WHOLE);
+                let key = match &context.credential {
+                    Credential::Established(Caller::Key(key)) => Some(&**key),
+                    _ => None,
+                };
+                let rule = self.0.settings().on_disconnect(key);
+                let rule = rule.unwrap_or(OnDisconnect::WHOLE);
                 rule.time().unwrap_or(Duration::MAX)
             }
         }

@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::EngineBuilder;
 
 use crate::{
-    admission::KeyRing,
+    admission::{KeyRecord, KeyRing},
     billing::Ledger,
     budget::Budgets,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
@@ -41,13 +41,14 @@ use crate::{
     idempotency::SharedIdempotencyStore,
     memory::{Memories, Memory},
     pipeline::Compactions,
-    price::PriceBook,
+    price::{Exchange, PriceBook},
     provider::registry::Registry,
     resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
     session::{SharedSessionStore, TurnQueue},
     spool::Topics,
     telemetry::metrics::Metrics,
+    types::OnDisconnect,
 };
 
 /// Streams at once that are read on for callers that have gone; of more the calls upstream end.
@@ -136,7 +137,16 @@ pub(crate) struct Settings {
     pub retry_on: Vec<RetryOn>,
     pub max_in_flight: i64,
     pub auto_create_sessions: bool,
+    pub exchange: Exchange,
     pub config: Config,
+}
+
+impl Settings {
+    /// What becomes of a call of this key whose caller goes away; `None` for the default of its kind.
+    pub fn on_disconnect(&self, key: Option<&KeyRecord>) -> Option<OnDisconnect> {
+        key.and_then(|key| key.on_disconnect)
+            .or(self.config.billing.on_disconnect)
+    }
 }
 
 /// Who may call.

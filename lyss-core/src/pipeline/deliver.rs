@@ -189,8 +189,11 @@ impl Delivery {
                 Some(Err(error)) => Err(error),
                 None => {
                     self.target.account.health.succeeded();
-                    self.settle_usage(UsageSource::Counted).await;
-                    match self.store().await {
+                    let stored = match self.settle_usage(UsageSource::Counted).await {
+                        Ok(()) => self.store().await,
+                        Err(error) => Err(error),
+                    };
+                    match stored {
                         Ok(()) => {
                             for chunk in &self.held {
                                 self.once.send(chunk);
@@ -217,7 +220,8 @@ impl Delivery {
                     // Some of it has been delivered, so it has been worked on.
                     let error = error.with_work(Work::Unknown);
                     self.target.account.health.failed(&error);
-                    self.settle_usage(UsageSource::Partial).await;
+                    // The first error is told.
+                    let _ = self.settle_usage(UsageSource::Partial).await;
                     self.once.settle_stream(Some(&error)).await;
                     self.end(Err(error.kind()), |record| record.end(Some(&error)));
                     return Some(Err(error));
@@ -313,17 +317,17 @@ impl Delivery {
         Ok(())
     }
 
-    async fn settle_usage(&mut self, otherwise: UsageSource) {
+    async fn settle_usage(&mut self, otherwise: UsageSource) -> Result<()> {
         match self.usage {
             Some(usage) => {
                 count::learn(&self.inner, &self.target, &self.request, usage);
-                self.record.used(usage, UsageSource::Reported);
+                self.record.used(usage, UsageSource::Reported)
             }
             None => {
                 let counter = count::counter(&self.inner, &self.target);
                 let (request, delivered) = (self.request.clone(), Arc::clone(&self.delivered));
                 let counted = count::of_delivered(counter, request, delivered).await;
-                self.record.used(counted, otherwise);
+                self.record.used(counted, otherwise)
             }
         }
     }
@@ -346,15 +350,15 @@ impl Delivery {
         drop((rest, in_flight, turn));
         let tasks = inner.tasks().clone();
         let mut settling = Box::pin(async move {
-            match usage {
-                Some(usage) => record.used(usage, UsageSource::Reported),
+            // Nobody is left to tell of a cost that does not fit.
+            let usage = match usage {
+                Some(usage) => usage,
                 None => {
                     let counter = count::counter(&inner, &target);
-                    let counted = count::of_delivered(counter, request, delivered).await;
-                    record.used(counted, UsageSource::Partial);
+                    count::of_delivered(counter, request, delivered).await
                 }
-            }
-            record.is_partial();
+            };
+            let _ = record.used(usage, UsageSource::Partial);
         });
         let settled = settling.as_mut().now_or_never().is_some();
         // While this thread is falling, the record is to see it: it is dropped here, uncounted.
@@ -393,7 +397,7 @@ impl Delivery {
     async fn read_out(mut self) {
         let rest = async { while let Some(Ok(_)) = self.next().await {} };
         if tokio::time::timeout(READ_OUT, rest).await.is_err() || !self.over {
-            self.settle_usage(UsageSource::Counted).await;
+            let _ = self.settle_usage(UsageSource::Counted).await;
             self.end(Ok(()), |record| record.end(None));
         }
     }

@@ -12,12 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::charge;
 use crate::{
     billing::Entry,
     engine::Inner,
     error::{Error, ErrorKind, Origin, Result},
+    price::Price,
     routing::{Route, Target},
-    telemetry::metrics::Finished,
+    telemetry::requests::Finished,
     types::{
         LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
         log::{Attempt, Candidate, ContextDecision, MemoryNote, rfc3339},
@@ -33,6 +35,10 @@ pub(crate) struct Record {
     entry: Option<Entry>,
     waited: Duration,
     attempt_started: Option<Instant>,
+    /// The price of the target tried last.
+    price: Option<Arc<Price>>,
+    /// Tokens that the prompt has at least: what a call is known to have used of which nothing else is known.
+    input_at_least: u64,
     first_chunk: Option<Duration>,
     answered: bool,
     gone: Option<Arc<AtomicBool>>,
@@ -50,6 +56,8 @@ impl Record {
             entry: None,
             waited: Duration::ZERO,
             attempt_started: None,
+            price: None,
+            input_at_least: 0,
             first_chunk: None,
             answered: false,
             gone: None,
@@ -57,11 +65,12 @@ impl Record {
         }
     }
 
-    /// Writes the intent: what the row is if the process dies now.
-    pub fn begin(&mut self) -> Result<()> {
-        self.row.usage_source = UsageSource::Partial;
-        self.entry = Some(self.inner.ledger.begin(&self.row)?);
-        self.row.usage_source = UsageSource::Counted;
+    /// Writes the intent: what the row is if the process dies now. `price`: of the target that is likely.
+    pub fn begin(&mut self, input_at_least: u64, price: Option<&Price>) -> Result<()> {
+        self.input_at_least = input_at_least;
+        let mut row = self.row.clone();
+        charge::at_least(&mut row, input_at_least, price);
+        self.entry = Some(self.inner.ledger.begin(&row)?);
         Ok(())
     }
 
@@ -148,6 +157,7 @@ impl Record {
         self.row.attempts += 1;
         self.row.provider_id = Arc::clone(&target.account.id);
         self.attempt_started = Some(Instant::now());
+        self.price = target.price(&self.inner.prices.load(), self.id.unix_ms());
         let at = self.row_ms(self.started.elapsed());
         let decision = self.row.decision.get_or_insert_default();
         decision.provider_id = Arc::clone(&target.account.id);
@@ -159,6 +169,27 @@ impl Record {
 
     fn row_ms(&self, after: Duration) -> String {
         rfc3339(self.id.unix_ms() + i64::try_from(after.as_millis()).unwrap_or(0))
+    }
+
+    /// Notes an attempt that was given up before anything came of it.
+    fn gave_up(&mut self) {
+        let Some(started) = self.attempt_started.take() else {
+            return;
+        };
+        let Some(decision) = &mut self.row.decision else {
+            return;
+        };
+        decision.latency_ms = ms(started.elapsed());
+        decision.attempts.push(Attempt {
+            provider_id: Arc::clone(&decision.provider_id),
+            model_name: Arc::clone(&decision.model_name),
+            started_ms: ms(started.saturating_duration_since(self.started)),
+            latency_ms: decision.latency_ms,
+            outcome: ErrorKind::Cancelled.code().into(),
+            upstream_status: None,
+            error: None,
+            cost: None,
+        });
     }
 
     /// Notes how an attempt ended: with an answer, or a stream's first chunk.
@@ -180,6 +211,9 @@ impl Record {
                 .and_then(|error| error.upstream())
                 .map(|upstream| upstream.status),
             error: error.map(|error| error.message().to_owned()),
+            cost: error.and_then(|error| {
+                charge::of_failure(error, self.input_at_least, self.price.as_deref())
+            }),
         });
     }
 
@@ -187,18 +221,12 @@ impl Record {
         self.first_chunk = Some(self.started.elapsed());
     }
 
-    /// Notes the tokens used.
-    pub fn used(&mut self, usage: Usage, source: UsageSource) {
-        self.row.input_tokens = usage.input_tokens;
-        self.row.output_tokens = usage.output_tokens;
-        self.row.cached_tokens = usage.cached_tokens;
-        self.row.reasoning_tokens = usage.reasoning_tokens;
-        self.row.usage_source = source;
-    }
-
-    /// Notes that the numbers are those of a part of the answer.
-    pub fn is_partial(&mut self) {
-        self.row.usage_source = UsageSource::Partial;
+    /// Notes the tokens used by the attempt tried last, and charges them.
+    ///
+    /// # Errors
+    /// `internal` if the cost is larger than an amount can be.
+    pub fn used(&mut self, usage: Usage, source: UsageSource) -> Result<()> {
+        charge::charge(&mut self.row, usage, source, self.price.as_deref())
     }
 
     /// Ends the request: with an answer, or with this error.
@@ -226,6 +254,7 @@ impl Record {
         let duration = self.started.elapsed();
         self.row.status = status;
         self.row.latency_ms = ms(duration);
+        charge::sum_up(&mut self.row, &self.inner.settings().exchange);
         self.row.ttft_ms = self.first_chunk.map(ms);
         match self.entry.take() {
             Some(entry) => entry.settle(&self.row),
@@ -233,13 +262,6 @@ impl Record {
             None => drop(self.inner.ledger.record(&self.row)),
         }
         let row = &self.row;
-        let usage = Usage {
-            input_tokens: row.input_tokens,
-            output_tokens: row.output_tokens,
-            cached_tokens: row.cached_tokens,
-            cache_write_tokens: 0,
-            reasoning_tokens: row.reasoning_tokens,
-        };
         // A stream is waited for to its end; what is ours is what lies before the first chunk.
         let ours = self
             .first_chunk
@@ -250,11 +272,15 @@ impl Record {
             duration,
             overhead: ours,
             first_token: self.first_chunk,
-            usage,
+            usage: charge::usage_of(row),
+            charge: charge::told(row),
         };
-        self.inner
-            .metrics
-            .finished(&row.provider_id, &row.model_name, self.answered, &finished);
+        self.inner.metrics.requests.finished(
+            &row.provider_id,
+            &row.model_name,
+            self.answered,
+            &finished,
+        );
         self.inner.left();
         tracing::info!(
             target: "lyss::request",
@@ -287,7 +313,16 @@ impl Drop for Record {
         self.row
             .error_code
             .get_or_insert_with(|| kind.code().to_owned());
-        if self.row.usage_source == UsageSource::Counted {
+        let nothing_known = self.row.input_tokens == 0 && self.row.output_tokens == 0;
+        if nothing_known && (self.answered || self.attempt_started.is_some()) {
+            self.gave_up();
+            let usage = Usage {
+                input_tokens: self.input_at_least,
+                ..Usage::default()
+            };
+            // An amount that does not fit is held at the largest: see `charge`.
+            let _ = self.used(usage, UsageSource::Partial);
+        } else if self.row.usage_source == UsageSource::Counted {
             self.row.usage_source = UsageSource::Partial;
         }
         self.settle(status);

@@ -17,6 +17,7 @@
 
 mod admit;
 mod assemble;
+mod charge;
 mod compaction;
 mod compress;
 mod count;
@@ -83,7 +84,7 @@ pub(crate) async fn chat(
         let Dispatched { value, target, .. } = dispatched.await?;
         let (usage, source) =
             count::of_answer(&inner, &target, request, value.usage, &value.body).await;
-        record.used(usage, source);
+        record.used(usage, source)?;
         if !record.is_gone() {
             let turn = &mut prepared.turn;
             turn.append_answer(&inner, context.request_id, &value.body)
@@ -141,10 +142,10 @@ pub(crate) async fn chat_stream(
             } = dispatched;
             let info = prepared.info(&record, &target, value.upstream_request_id.clone());
             once.opened(&info);
-            let configured = inner.settings().config.billing.on_disconnect;
+            let rule = inner.settings().on_disconnect(principal.key.as_deref());
             let chunks = deliver::deliver(deliver::Running {
                 inner,
-                on_disconnect: configured.unwrap_or(OnDisconnect::STREAM),
+                on_disconnect: rule.unwrap_or(OnDisconnect::STREAM),
                 record,
                 once,
                 prepared,
@@ -227,8 +228,8 @@ async fn embedded(
     once: Option<&mut Once>,
 ) -> Result<EmbeddingResponse> {
     request.input()?;
-    cover::cover(record)?;
     let route = inner.table().resolve(request.model())?;
+    cover::cover(inner, record, &route, &request.to_segments())?;
     if let Some(once) = once {
         once.dispatching().await?;
     }
@@ -236,7 +237,7 @@ async fn embedded(
     let Dispatched { value, target, .. } =
         dispatch::dispatch(inner, record, &route, Need::Embeddings, None, None, call).await?;
     let (usage, source) = count::of_embeddings(inner, &target, request, value.usage).await;
-    record.used(usage, source);
+    record.used(usage, source)?;
     Ok(EmbeddingResponse {
         info: record.info(&target, value.upstream_request_id),
         body: value.body,

@@ -50,7 +50,7 @@ pub(crate) async fn prepare(
         prompt,
         context,
     } = fitted;
-    cover::cover(record)?;
+    cover::cover(inner, record, &route, &request.to_segments())?;
     once.dispatching().await?;
     Ok(Prepared {
         turn,

@@ -75,7 +75,6 @@ async fn attempt(
     model: &str,
     wanted: &Wanted<'_>,
 ) -> Result<Option<Bytes>> {
-    cover::cover(record)?;
     let route = inner.table().resolve(model)?;
     let reserve = Reserve::asked(wanted.tokens_most);
     let window = fit::bound(&route, reserve, 0).ok().flatten();
@@ -93,11 +92,12 @@ async fn attempt(
         tokens: tokens.min(request.to_segments().len() as u64 / BYTES_PER_TOKEN),
         reserve,
     };
+    cover::cover(inner, record, &route, &request.to_segments())?;
     let call = |target, call| execute::chat(target, call, request.clone());
     let Dispatched { value, target, .. } =
         dispatch::dispatch(inner, record, &route, Need::Chat, None, Some(prompt), call).await?;
     let (usage, source) =
         count::of_answer(inner, &target, &request, value.usage, &value.body).await;
-    record.used(usage, source);
+    record.used(usage, source)?;
     Ok(summarize::read(&value.body))
 }

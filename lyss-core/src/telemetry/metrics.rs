@@ -1,56 +1,18 @@
 //! The metrics of one engine, in the names of the contract. Each engine has a registry of its own, so that several in
 //! one process stay apart.
 //!
-//! Label values are bounded: a model name becomes a label only after a provider has answered for it, and at most
-//! [`MODEL_LABELS`] of a provider do; the rest are `other`.
+//! Label values are bounded; of model names see `requests.rs`.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::sync::atomic::AtomicU64;
 
-use parking_lot::RwLock;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::{
-    spool::OutboxStats,
-    types::{Status, Usage},
-};
-
-/// How many model names of a provider become label values.
-pub const MODEL_LABELS: usize = 200;
-
-const LATENCY_BUCKETS: [f64; 15] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
-];
-const OVERHEAD_BUCKETS: [f64; 12] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.25, 1.0,
-];
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabels {
-    provider: String,
-    model: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    provider: String,
-    model: String,
-    status: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenLabels {
-    provider: String,
-    model: String,
-    r#type: String,
-}
+use super::requests::Requests;
+use crate::spool::OutboxStats;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProviderLabels {
@@ -72,18 +34,11 @@ struct OutcomeLabels {
     outcome: String,
 }
 
-/// Handles by provider and model name.
-type AllSeries = HashMap<(Arc<str>, String), Arc<Series>>;
-type Seconds = Family<TargetLabels, Histogram, fn() -> Histogram>;
-
 /// The metrics of one engine.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    duration: Seconds,
-    overhead: Seconds,
-    first_token: Seconds,
-    tokens: Family<TokenLabels, Counter>,
+    /// Of requests that ended.
+    pub requests: Requests,
     in_flight: Gauge,
     provider_up: Family<ProviderLabels, Gauge>,
     retries: Family<ProviderLabels, Counter>,
@@ -98,19 +53,6 @@ pub struct Metrics {
     outbox: Outboxes,
     idempotency: Family<OutcomeLabels, Counter>,
     memory: MemoryCounters,
-    series: RwLock<AllSeries>,
-}
-
-/// The handles of one provider and model, resolved once.
-pub struct Series {
-    requests: [Counter; 5],
-    duration: Histogram,
-    overhead: Histogram,
-    first_token: Histogram,
-    input_tokens: Counter,
-    output_tokens: Counter,
-    cached_tokens: Counter,
-    reasoning_tokens: Counter,
 }
 
 /// What waits to be handed on, by topic.
@@ -185,62 +127,10 @@ impl MemoryCounters {
     }
 }
 
-/// What is known of a finished request.
-#[derive(Debug, Clone, Copy)]
-pub struct Finished {
-    /// How it ended.
-    pub status: Status,
-    /// From arrival to end.
-    pub duration: Duration,
-    /// Of that, not spent waiting for a provider.
-    pub overhead: Duration,
-    /// From arrival to the first chunk.
-    pub first_token: Option<Duration>,
-    /// Tokens used.
-    pub usage: Usage,
-}
-
-fn latency() -> Histogram {
-    Histogram::new(LATENCY_BUCKETS)
-}
-
-fn overhead() -> Histogram {
-    Histogram::new(OVERHEAD_BUCKETS)
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let requests = Family::<RequestLabels, Counter>::default();
-        registry.register(
-            "gateway_requests",
-            "Requests that ended, by provider, model and status",
-            requests.clone(),
-        );
-        let duration = Seconds::new_with_constructor(latency);
-        registry.register(
-            "gateway_request_duration_seconds",
-            "From arrival to end of a request",
-            duration.clone(),
-        );
-        let overhead_seconds = Seconds::new_with_constructor(overhead);
-        registry.register(
-            "gateway_overhead_seconds",
-            "Time of a request not spent waiting for a provider",
-            overhead_seconds.clone(),
-        );
-        let first_token = Seconds::new_with_constructor(latency);
-        registry.register(
-            "gateway_time_to_first_token_seconds",
-            "From arrival to the first chunk of a stream",
-            first_token.clone(),
-        );
-        let tokens = Family::<TokenLabels, Counter>::default();
-        registry.register(
-            "gateway_tokens_used",
-            "Tokens used, by type",
-            tokens.clone(),
-        );
+        let requests = Requests::register(&mut registry);
         let in_flight = Gauge::default();
         registry.register(
             "gateway_in_flight_requests",
@@ -318,10 +208,6 @@ impl Default for Metrics {
         Self {
             registry,
             requests,
-            duration,
-            overhead: overhead_seconds,
-            first_token,
-            tokens,
             in_flight,
             provider_up,
             retries,
@@ -336,98 +222,11 @@ impl Default for Metrics {
             outbox,
             idempotency,
             memory,
-            series: RwLock::default(),
         }
     }
 }
 
 impl Metrics {
-    /// Records a request that ended. `answered`: a provider has accepted the model name.
-    pub fn finished(&self, provider: &Arc<str>, model: &str, answered: bool, finished: &Finished) {
-        let series = self.series(provider, model, answered);
-        if let Some(counter) = series.requests.get(finished.status as usize) {
-            counter.inc();
-        }
-        series.duration.observe(finished.duration.as_secs_f64());
-        series.overhead.observe(finished.overhead.as_secs_f64());
-        if let Some(first_token) = finished.first_token {
-            series.first_token.observe(first_token.as_secs_f64());
-        }
-        let usage = &finished.usage;
-        for (counter, tokens) in [
-            (&series.input_tokens, usage.input_tokens),
-            (&series.output_tokens, usage.output_tokens),
-            (&series.cached_tokens, usage.cached_tokens),
-            (&series.reasoning_tokens, usage.reasoning_tokens),
-        ] {
-            if tokens > 0 {
-                counter.inc_by(tokens);
-            }
-        }
-    }
-
-    fn series(&self, provider: &Arc<str>, model: &str, answered: bool) -> Arc<Series> {
-        let key = (Arc::clone(provider), model.to_owned());
-        if let Some(series) = self.series.read().get(&key) {
-            return Arc::clone(series);
-        }
-        let mut all = self.series.write();
-        // By provider, so that one that answers to any name cannot use up the names of the others.
-        let known = all.keys().filter(|(id, _)| *id == key.0).count();
-        let key = if answered && known < MODEL_LABELS {
-            key
-        } else {
-            (key.0, "other".to_owned())
-        };
-        let (provider, model) = (key.0.to_string(), key.1.clone());
-        Arc::clone(
-            all.entry(key)
-                .or_insert_with(|| Arc::new(self.new_series(provider, model))),
-        )
-    }
-
-    fn new_series(&self, provider: String, model: String) -> Series {
-        let target = TargetLabels {
-            provider: provider.clone(),
-            model: model.clone(),
-        };
-        let requests = [
-            Status::Success,
-            Status::Error,
-            Status::Cancelled,
-            Status::Rejected,
-            Status::Aborted,
-        ]
-        .map(|status| {
-            self.requests
-                .get_or_create(&RequestLabels {
-                    provider: provider.clone(),
-                    model: model.clone(),
-                    status: status.as_str().into(),
-                })
-                .clone()
-        });
-        let tokens = |kind: &str| {
-            self.tokens
-                .get_or_create(&TokenLabels {
-                    provider: provider.clone(),
-                    model: model.clone(),
-                    r#type: kind.into(),
-                })
-                .clone()
-        };
-        Series {
-            requests,
-            duration: self.duration.get_or_create(&target).clone(),
-            overhead: self.overhead.get_or_create(&target).clone(),
-            first_token: self.first_token.get_or_create(&target).clone(),
-            input_tokens: tokens("input"),
-            output_tokens: tokens("output"),
-            cached_tokens: tokens("cached"),
-            reasoning_tokens: tokens("reasoning"),
-        }
-    }
-
     /// One request more, or fewer, is running.
     pub fn in_flight(&self, change: i64) {
         self.in_flight.inc_by(change);
@@ -551,55 +350,5 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn junk_model_names_share_one_label() {
-        let metrics = Metrics::default();
-        let finished = Finished {
-            status: Status::Error,
-            duration: Duration::from_millis(5),
-            overhead: Duration::from_micros(40),
-            first_token: None,
-            usage: Usage {
-                input_tokens: 3,
-                ..Usage::default()
-            },
-        };
-        let provider: Arc<str> = "p".into();
-        for index in 0..1000 {
-            metrics.finished(&provider, &format!("junk-{index}"), false, &finished);
-        }
-        metrics.finished(
-            &provider,
-            "real",
-            true,
-            &Finished {
-                status: Status::Success,
-                ..finished
-            },
-        );
-        let text = metrics.encode(7, 0);
-        assert!(
-            text.contains(
-                r#"gateway_requests_total{provider="p",model="other",status="error"} 1000"#
-            ),
-            "{text}"
-        );
-        assert!(
-            text.contains(
-                r#"gateway_requests_total{provider="p",model="real",status="success"} 1"#
-            )
-        );
-        assert!(
-            text.contains(r#"gateway_tokens_used_total{provider="p",model="real",type="input"} 3"#)
-        );
-        assert!(text.contains("gateway_log_spool_records 7"));
-        assert!(!text.contains("junk"));
     }
 }

@@ -1,3 +1,4 @@
 //! What operators see: metrics. (Log lines go through `tracing`; one line a request, written in `pipeline/finish.rs`.)
 
 pub mod metrics;
+pub mod requests;

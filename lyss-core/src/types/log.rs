@@ -4,7 +4,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{call::RequestId, session::ContextUse, usage::UsageSource};
+use super::{
+    call::RequestId,
+    money::Pico,
+    session::ContextUse,
+    usage::{Usage, UsageSource},
+};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,6 +88,9 @@ pub struct LogRow {
     pub output_tokens: u64,
     /// Part of the prompt read from the provider's cache.
     pub cached_tokens: u64,
+    /// Part of the prompt written to the provider's cache.
+    #[serde(default)]
+    pub cache_write_tokens: u64,
     /// Part of the answer spent on reasoning.
     pub reasoning_tokens: u64,
     /// Where the token numbers come from.
@@ -115,10 +123,10 @@ pub struct LogRow {
     pub provider_cost_pico: i64,
     /// The currency of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub currency: Option<String>,
-    /// The price they were computed from.
+    pub currency: Option<Arc<str>>,
+    /// The price they were computed from; `unpriced` where the model had none, and both are 0 for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price_id: Option<String>,
+    pub price_id: Option<Arc<str>>,
     /// How the provider was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -138,6 +146,7 @@ impl LogRow {
             input_tokens: 0,
             output_tokens: 0,
             cached_tokens: 0,
+            cache_write_tokens: 0,
             reasoning_tokens: 0,
             usage_source: UsageSource::Counted,
             latency_ms: 0,
@@ -247,6 +256,21 @@ pub struct Decision {
     /// What the memory gave, if it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryNote>,
+    /// What budgets were asked for, where one applies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Reserved>,
+}
+
+/// What was reserved in the caller's budgets before the call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// The amount, in `currency`.
+    pub amount: Pico,
+    /// Its currency.
+    pub currency: Arc<str>,
+    /// The output limit that the budgets left, where that is less than what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
 }
 
 /// What became of the search for memories.
@@ -322,6 +346,26 @@ pub struct Attempt {
     /// The error's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it cost, where something is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+/// What one attempt used and cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// The tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Where their numbers come from.
+    pub usage_source: UsageSource,
+    /// The cost, in 1e-12 of `currency`.
+    pub pico: i64,
+    /// Its currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Arc<str>>,
+    /// The price it was computed from, or `unpriced`.
+    pub price_id: Arc<str>,
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ async fn conforms(database: Database) {
                     outcome: "ok".into(),
                     upstream_status: None,
                     error: Some("no".into()),
+                    cost: None,
                 }],
                 ..Decision::default()
             }),

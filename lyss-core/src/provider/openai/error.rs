@@ -13,7 +13,7 @@ use super::wire::Details;
 use crate::{
     error::{Error, ErrorKind, Retry, Upstream, Work},
     provider::failure::{retry_after, scrub},
-    types::RawObject,
+    types::{RawObject, Usage},
 };
 
 /// How long an account without money or quota is left alone: waiting does not help, an operator must.
@@ -47,7 +47,9 @@ pub(in crate::provider) fn refused(
             shown: false,
         });
     }
+    let usage = object.as_ref().and_then(|object| object.get("usage"));
     classify(status, details, retry_after(headers), secrets)
+        .with_usage(usage.and_then(Usage::from_openai))
 }
 
 /// An error that came with status 200: as an answer, or inside a stream. The status is guessed from what it says.
