@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     context::tokens::Tokenizer,
     error::{Error, Result},
+    price::PriceEntry,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
-        LogRow, Model, Session,
+        LogRow, Model, Pico, Session,
         session::{MessagePage, SessionPage},
     },
 };
@@ -111,6 +112,15 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Deletes a routing rule (admin).
     async fn delete_routing_rule(&self, context: CallContext, id: i64) -> Result<()>;
+
+    /// All prices of the database (admin).
+    async fn prices(&self, context: CallContext) -> Result<Vec<PriceEntry>>;
+
+    /// Adds a price, or changes the one with the same id (admin). Returns it as stored.
+    async fn put_price(&self, context: CallContext, price: PriceEntry) -> Result<PriceEntry>;
+
+    /// Deletes a price (admin).
+    async fn delete_price(&self, context: CallContext, id: i64) -> Result<()>;
 
     /// What the gateway depends on, and whether it answers.
     async fn health(&self) -> Health;
@@ -230,6 +240,36 @@ pub struct UsageTotal {
     pub cached_tokens: u64,
     /// Answer tokens spent on reasoning.
     pub reasoning_tokens: u64,
+    /// Requests whose model had no price.
+    #[serde(default)]
+    pub unpriced_requests: u64,
+    /// What they cost, corrections included.
+    #[serde(default)]
+    pub cost: CostTotal,
+}
+
+/// What the requests of one group cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CostTotal {
+    /// The currency of totals, `billing.currency`.
+    pub currency: String,
+    /// What was charged for delivered answers; absent where a currency has no exchange rate.
+    pub user_charge: Option<Pico>,
+    /// What all attempts cost, likewise.
+    pub provider_cost: Option<Pico>,
+    /// The same in the currencies it was charged in, by their codes.
+    pub by_currency: Vec<CurrencyCost>,
+}
+
+/// What was charged in one currency.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CurrencyCost {
+    /// The currency.
+    pub currency: String,
+    /// What was charged for delivered answers.
+    pub user_charge: Pico,
+    /// What all attempts cost.
+    pub provider_cost: Pico,
 }
 
 /// A row of `routing_rules`: one target of a model.

@@ -111,6 +111,40 @@ async fn a_rule_is_in_force_on_both_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_price_is_in_force_on_both_within_a_second() {
+    let models = json!({"priced-model": "priced-upstream"});
+    let pair = Pair::start(&json!({"providers": {"openai": {"models": models}}})).await;
+    let [one, two] = pair.clients(ADMIN);
+    let price = async |client: &Client| {
+        let model = client.get("/v1/models/priced-model").await.json();
+        model["input_price"].as_str().map(str::to_owned)
+    };
+    assert_eq!(price(&two).await, None);
+    let new = json!({"model": "priced-upstream", "currency": "USD", "input": "1.5", "output": "2"});
+    let made = one
+        .send("POST", "/v1/admin/prices", Some(&new))
+        .await
+        .unwrap();
+    assert_eq!(made.status, 201, "{}", made.json());
+    assert_eq!(
+        price(&one).await.as_deref(),
+        Some("1.5"),
+        "at once where it was made"
+    );
+    soon("the other one", async || {
+        price(&two).await.as_deref() == Some("1.5")
+    })
+    .await;
+    pair.store
+        .execute("UPDATE prices SET input = 0.25 WHERE model = 'priced-upstream'")
+        .await;
+    soon("by hand", async || {
+        price(&two).await.as_deref() == Some("0.25")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_known_and_forgotten_on_both_within_a_second() {
     let pair = Pair::start(&json!({})).await;
     let key = pair.first.0.create_key(&["--user", "alice"]);

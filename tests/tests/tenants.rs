@@ -92,6 +92,9 @@ impl Tenants {
                 Some(json!({"model": "text-embedding-3-small", "input": "hello"}))
             }
             (_, "/sessions") => Some(json!({"id": "another"})),
+            (_, "/admin/prices" | "/admin/prices/{id}") => {
+                Some(json!({"model": "another", "currency": "USD", "input": "1", "output": "2"}))
+            }
             (_, "/admin/routing-rules" | "/admin/routing-rules/{id}") => {
                 Some(json!({"model_name": "another", "provider_id": "backup"}))
             }
@@ -107,6 +110,7 @@ impl Tenants {
             "/sessions/{id}" | "/sessions/{id}/messages" => CANARY.to_owned(),
             "/requests/{id}" => self.request.clone(),
             "/admin/routing-rules/{id}" => self.rule.to_string(),
+            "/admin/prices/{id}" => "1".to_owned(),
             "/docs/{*file}" => "index.html".to_owned(),
             path => panic!("no id for the new route {path}"),
         };

@@ -23,6 +23,7 @@ mod record;
 mod request_log;
 mod sink;
 mod upkeep;
+mod usage;
 
 #[cfg(all(test, unix, feature = "postgres", feature = "sqlite"))]
 mod tests;

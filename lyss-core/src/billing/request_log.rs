@@ -1,11 +1,11 @@
-//! Reads of the request log: one row, a listing, totals. Whose rows may be seen is part of each statement.
+//! Reads of the request log: one row, a listing. Whose rows may be seen is part of each statement.
 
 use serde::de::DeserializeOwned;
 
 use crate::{
     Error, ErrorKind, Result,
     database::{Database, QUERY_TIMEOUT, within},
-    gateway::{RequestPage, RequestQuery, UsageQuery, UsageTotal},
+    gateway::{RequestPage, RequestQuery},
     types::{
         LogRow, RequestId,
         log::{rfc3339, unix_ms},
@@ -37,7 +37,7 @@ macro_rules! row_members {
 }
 
 /// A part of a statement.
-enum Part {
+pub(super) enum Part {
     /// SQL text that both dialects understand.
     Sql(&'static str),
     /// SQL text that they do not share: PostgreSQL's, SQLite's.
@@ -143,42 +143,7 @@ impl Database {
         })
     }
 
-    /// Totals, in groups. `owner`: only of this user's rows; `None` for admins.
-    ///
-    /// # Errors
-    /// `invalid_value` with the member's name; `store_unavailable`.
-    pub async fn usage(&self, query: &UsageQuery, owner: Option<&str>) -> Result<Vec<UsageTotal>> {
-        let mut by = query.by.clone();
-        by.sort();
-        by.dedup();
-        let mut parts = vec![Either("SELECT json_build_object(", "SELECT json_object(")];
-        for name in &by {
-            parts.extend(group(name)?.1);
-        }
-        parts.push(Either(
-            "'requests', count(*), 'failed_requests', count(*) FILTER (WHERE status <> 'success'),
-             'input_tokens', coalesce(sum(input_tokens), 0)::bigint,
-             'output_tokens', coalesce(sum(output_tokens), 0)::bigint,
-             'cached_tokens', coalesce(sum(cached_tokens), 0)::bigint,
-             'reasoning_tokens', coalesce(sum(reasoning_tokens), 0)::bigint)::text FROM request_logs WHERE true",
-            "'requests', count(*), 'failed_requests', count(*) FILTER (WHERE status <> 'success'),
-             'input_tokens', coalesce(sum(input_tokens), 0), 'output_tokens', coalesce(sum(output_tokens), 0),
-             'cached_tokens', coalesce(sum(cached_tokens), 0),
-             'reasoning_tokens', coalesce(sum(reasoning_tokens), 0)) FROM request_logs WHERE true",
-        ));
-        owned_by(&mut parts, owner)?;
-        equals(&mut parts, "user_id", " AND user_id = ", &query.user_id)?;
-        between(&mut parts, query.from.as_deref(), query.to.as_deref())?;
-        for clause in [" GROUP BY ", " ORDER BY "] {
-            for (index, name) in by.iter().enumerate() {
-                parts.push(Sql(if index == 0 { clause } else { ", " }));
-                parts.push(group(name)?.0);
-            }
-        }
-        self.select(parts).await
-    }
-
-    async fn select<T: DeserializeOwned>(&self, parts: Vec<Part>) -> Result<Vec<T>> {
+    pub(super) async fn select<T: DeserializeOwned>(&self, parts: Vec<Part>) -> Result<Vec<T>> {
         let rows: Vec<String> = within(QUERY_TIMEOUT, async {
             match self.pool {
                 #[cfg(feature = "postgres")]
@@ -229,7 +194,7 @@ async fn select_sqlite(pool: &sqlx::SqlitePool, parts: Vec<Part>) -> QueryResult
     query.build_query_scalar().fetch_all(pool).await
 }
 
-fn owned_by(parts: &mut Vec<Part>, owner: Option<&str>) -> Result<()> {
+pub(super) fn owned_by(parts: &mut Vec<Part>, owner: Option<&str>) -> Result<()> {
     equals(
         parts,
         "user_id",
@@ -238,7 +203,7 @@ fn owned_by(parts: &mut Vec<Part>, owner: Option<&str>) -> Result<()> {
     )
 }
 
-fn equals(
+pub(super) fn equals(
     parts: &mut Vec<Part>,
     member: &'static str,
     clause: &'static str,
@@ -253,7 +218,7 @@ fn equals(
     Ok(())
 }
 
-fn between(parts: &mut Vec<Part>, from: Option<&str>, to: Option<&str>) -> Result<()> {
+pub(super) fn between(parts: &mut Vec<Part>, from: Option<&str>, to: Option<&str>) -> Result<()> {
     for (member, clause, time) in [
         ("from", " AND created_at >= ", from),
         ("to", " AND created_at < ", to),
@@ -272,32 +237,4 @@ fn parse_time(member: &'static str, text: &str) -> Result<String> {
             format!("`{member}` must be a time as 2026-11-22T10:00:00Z, or a date as 2026-11-22"),
         )
     })
-}
-
-/// What a group is by, and its member of the result.
-fn group(name: &str) -> Result<(Part, [Part; 3])> {
-    let (key, by) = match name {
-        "day" => (
-            "'day', ",
-            [
-                "to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-                "substr(created_at, 1, 10)",
-            ],
-        ),
-        "model" => ("'model', ", ["model_name"; 2]),
-        "user" => ("'user', ", ["user_id"; 2]),
-        "key" => ("'key', ", ["coalesce(api_key_id, '')"; 2]),
-        "provider" => ("'provider', ", ["provider_id"; 2]),
-        _ => {
-            return Err(Error::invalid(
-                "by",
-                format!("cannot group by `{name}`: one of day, model, user, key, provider"),
-            ));
-        }
-    };
-    let [postgres, sqlite] = by;
-    Ok((
-        Either(postgres, sqlite),
-        [Sql(key), Either(postgres, sqlite), Sql(", ")],
-    ))
 }

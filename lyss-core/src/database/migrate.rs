@@ -35,6 +35,7 @@ migrations! { POSTGRES, "postgres":
     7 "0007_memories",
     8 "0008_session_archive",
     9 "0009_costs",
+    10 "0010_prices",
     11 "0011_budgets",
     12 "0012_api_keys",
 }
@@ -49,6 +50,7 @@ migrations! { SQLITE, "sqlite":
     7 "0007_memories",
     8 "0008_session_archive",
     9 "0009_costs",
+    10 "0010_prices",
     11 "0011_budgets",
     12 "0012_api_keys",
 }
@@ -180,7 +182,7 @@ mod tests {
         let names: Vec<_> = SQLITE.iter().map(|(_, name, _)| *name).collect();
         assert_eq!(applied, names, "each ran once, on one instance");
         assert!(open().migrate().await.unwrap().is_empty());
-        for table in ["routing_rules", "api_keys", "budgets"] {
+        for table in ["routing_rules", "api_keys", "budgets", "prices"] {
             assert_eq!(open().config_version(table).await.unwrap(), 1);
         }
     }

@@ -9,12 +9,14 @@
     allow(unreachable_code, unused_variables, dead_code)
 )]
 
+mod follow;
 mod keys;
 mod memories;
 mod migrate;
 mod partition;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod prices;
 mod rules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -23,6 +25,7 @@ pub(crate) mod testing;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod transaction;
 
+pub(crate) use follow::follow_table;
 pub(crate) use memories::NewMemory;
 
 use std::{path::PathBuf, time::Duration};
@@ -172,7 +175,7 @@ impl Database {
         .await
     }
 
-    /// The version of `routing_rules` or `api_keys`: it rises with every change of the table, whoever made it.
+    /// The version of a table that is followed (`routing_rules`, `api_keys`, `prices`): it rises with every change of the table, whoever made it.
     /// Instances poll it; it is one lookup by primary key.
     ///
     /// # Errors

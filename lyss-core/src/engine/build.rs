@@ -218,6 +218,7 @@ impl EngineBuilder {
             draining: AtomicBool::new(false),
             in_flight: AtomicI64::new(0),
             rules_loaded: AtomicBool::new(false),
+            prices_loaded: AtomicBool::new(false),
             database_up: AtomicBool::new(true),
             redis_up: AtomicBool::new(true),
             tasks,

@@ -8,7 +8,11 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Engine, outlive::outlive};
+use super::{
+    Engine,
+    outlive::outlive,
+    prices::{now_ms, with_price},
+};
 use crate::{
     admission::Scope,
     error::{Error, ErrorKind, Result},
@@ -17,6 +21,7 @@ use crate::{
         RequestQuery, RoutingRule, UsageQuery, UsageTotal,
     },
     pipeline,
+    price::{Exchange, PriceEntry},
     resilience::health::Away,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
@@ -233,7 +238,9 @@ impl Gateway for Engine {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
-        self.0.database.usage(&query, owner.as_deref()).await
+        let exchange = Exchange::new(&self.0.settings().config.billing);
+        let database = &self.0.database;
+        database.usage(&query, owner.as_deref(), &exchange).await
     }
 
     async fn routing_rules(&self, context: CallContext) -> Result<Vec<RoutingRule>> {
@@ -281,6 +288,21 @@ impl Gateway for Engine {
         Ok(())
     }
 
+    async fn prices(&self, context: CallContext) -> Result<Vec<PriceEntry>> {
+        self.admin(&context).await?;
+        self.list_prices().await
+    }
+
+    async fn put_price(&self, context: CallContext, price: PriceEntry) -> Result<PriceEntry> {
+        self.admin(&context).await?;
+        self.store_price(&price).await
+    }
+
+    async fn delete_price(&self, context: CallContext, id: i64) -> Result<()> {
+        self.admin(&context).await?;
+        self.remove_price(id).await
+    }
+
     async fn health(&self) -> Health {
         let status = HealthStatus {
             database: self.0.database_up.load(Relaxed),
@@ -317,6 +339,9 @@ impl Gateway for Engine {
         }
         if !self.0.rules_loaded.load(Relaxed) {
             degraded.push("the routing rules of the database are not loaded yet".to_owned());
+        }
+        if !self.0.prices_loaded.load(Relaxed) {
+            degraded.push("the prices of the database are not loaded yet".to_owned());
         }
         if !self.0.database_up.load(Relaxed) {
             degraded.push("database".to_owned());
@@ -399,6 +424,7 @@ impl Engine {
     /// bare name leads to that provider and as `provider/model` otherwise.
     pub(super) fn all_models(&self) -> BTreeMap<String, Model> {
         let table = self.0.table();
+        let (prices, now) = (self.0.prices.load(), now_ms());
         let mut models = BTreeMap::new();
         for account in table.accounts() {
             for listed in account.models.load().iter() {
@@ -420,13 +446,18 @@ impl Engine {
                     max_tokens: account.window(&listed.id),
                     ..listed.clone()
                 };
+                let price = prices.find(&account.id, account.catalog, &listed.id, now);
+                let model = with_price(model, price.as_deref());
                 models.entry(id).or_insert(model);
             }
         }
         for (name, target) in table.named() {
-            models.entry(name.to_owned()).or_insert_with(|| Model {
-                max_tokens: target.window(),
-                ..Model::new(name, &*target.account.id)
+            models.entry(name.to_owned()).or_insert_with(|| {
+                let model = Model {
+                    max_tokens: target.window(),
+                    ..Model::new(name, &*target.account.id)
+                };
+                with_price(model, target.price(&prices, now).as_deref())
             });
         }
         models

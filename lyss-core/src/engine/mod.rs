@@ -11,6 +11,7 @@ mod build;
 mod gateway;
 mod memory;
 mod outlive;
+mod prices;
 mod upkeep;
 
 use std::{
@@ -124,6 +125,8 @@ pub(crate) struct Inner {
     loopback: bool,
     /// Whether the rules of the database have been read.
     rules_loaded: AtomicBool,
+    /// Whether the prices of the database have been read.
+    prices_loaded: AtomicBool,
     database_up: AtomicBool,
     redis_up: AtomicBool,
     tasks: TaskTracker,

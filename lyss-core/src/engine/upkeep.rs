@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Engine, Inner};
+use super::{Engine, Inner, prices};
 use crate::{
     database::Database,
     resilience::health::{self, CheckSettings},
@@ -38,13 +38,14 @@ pub(super) async fn start(engine: &Engine) {
         }
     });
     spawn(inner, rules);
+    spawn(inner, prices::follow(weak.clone(), inner.database.clone()));
     spawn(inner, sweep(weak.clone()));
     spawn(inner, ping(weak));
     super::budgets::start(inner);
     start_checks(inner);
-    // Usually there at once; a call must not be routed by seeds that the table overrules.
+    // Usually there at once; a call must not be routed by seeds that the table overrules, nor billed by them.
     let rules = async {
-        while !inner.rules_loaded.load(Relaxed) {
+        while !(inner.rules_loaded.load(Relaxed) && inner.prices_loaded.load(Relaxed)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -28,6 +28,7 @@ use lyss_core::{
     Error, ErrorKind, Gateway, Result,
     context::tokens::Tokenizer,
     gateway::*,
+    price::PriceEntry,
     types::{
         CallContext, ChatChunk, ChatRequest, ChatResponse, ChatStream, Credential,
         EmbeddingRequest, EmbeddingResponse, LogRow, Model, RawObject, ReplyInfo, RequestId,
@@ -333,6 +334,23 @@ impl Gateway for Scripted {
     }
 
     async fn delete_routing_rule(&self, context: CallContext, _: i64) -> Result<()> {
+        self.admit(&context, true)
+    }
+
+    async fn prices(&self, context: CallContext) -> Result<Vec<PriceEntry>> {
+        self.admit(&context, true)?;
+        Ok(Vec::new())
+    }
+
+    async fn put_price(&self, context: CallContext, price: PriceEntry) -> Result<PriceEntry> {
+        self.admit(&context, true)?;
+        Ok(PriceEntry {
+            id: Some(price.id.unwrap_or(1)),
+            ..price
+        })
+    }
+
+    async fn delete_price(&self, context: CallContext, _: i64) -> Result<()> {
         self.admit(&context, true)
     }
 

@@ -4,6 +4,7 @@
 mod crash;
 mod outage;
 mod reads;
+mod usage;
 mod writes;
 
 use std::{

@@ -4,14 +4,14 @@ use axum::response::Response;
 use http::StatusCode;
 use lyss_core::{Error, ErrorKind, Result, gateway::RoutingRule};
 
-use super::{Call, List, json, no_content};
+use crate::routes::{Call, List, json, no_content};
 
-pub(super) async fn list_rules(call: Call) -> Result<Response> {
+pub(in crate::routes) async fn list_rules(call: Call) -> Result<Response> {
     let rules = call.app.gateway.routing_rules(call.context).await?;
     json(StatusCode::OK, &List::whole(rules))
 }
 
-pub(super) async fn add_rule(mut call: Call) -> Result<Response> {
+pub(in crate::routes) async fn add_rule(mut call: Call) -> Result<Response> {
     let rule: RoutingRule = call.json().await?;
     if rule.id.is_some() {
         let message = "leave `id` out: it is given to a new rule; `PUT` changes one";
@@ -25,7 +25,7 @@ pub(super) async fn add_rule(mut call: Call) -> Result<Response> {
     json(StatusCode::CREATED, &rule)
 }
 
-pub(super) async fn retrieve_rule(call: Call) -> Result<Response> {
+pub(in crate::routes) async fn retrieve_rule(call: Call) -> Result<Response> {
     let id = rule_id(&call);
     let rules = call.app.gateway.routing_rules(call.context).await?;
     // After the gateway's answer: whoever may not see rules is told so, not whether one exists.
@@ -37,7 +37,7 @@ pub(super) async fn retrieve_rule(call: Call) -> Result<Response> {
     json(StatusCode::OK, &rule)
 }
 
-pub(super) async fn put_rule(mut call: Call) -> Result<Response> {
+pub(in crate::routes) async fn put_rule(mut call: Call) -> Result<Response> {
     let id = rule_id(&call)?;
     let mut rule: RoutingRule = call.json().await?;
     if rule.id.is_some_and(|given| given != id) {
@@ -53,7 +53,7 @@ pub(super) async fn put_rule(mut call: Call) -> Result<Response> {
     json(StatusCode::OK, &rule)
 }
 
-pub(super) async fn delete_rule(call: Call) -> Result<Response> {
+pub(in crate::routes) async fn delete_rule(call: Call) -> Result<Response> {
     let id = rule_id(&call)?;
     call.app
         .gateway

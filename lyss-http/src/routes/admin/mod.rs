@@ -1,0 +1,4 @@
+//! `/admin`: what only admin keys may do, one file a resource.
+
+pub(super) mod prices;
+pub(super) mod rules;
