@@ -122,6 +122,8 @@ fn exit_codes() {
         ("serve --config none.yaml", 1, "none.yaml: cannot be read"),
         ("keys revoke nobody --config good.yaml", 1, "no API key"),
         ("usage --from then --config good.yaml", 1, "`from`"),
+        ("usage rerate --config good.yaml", 2, "--from"),
+        ("usage rerate --from then --config good.yaml", 1, "`from`"),
         ("fly", 2, "unrecognized subcommand 'fly'"),
         ("chat --model", 2, "a value is required"),
         (

@@ -15,12 +15,14 @@
     allow(unreachable_code, unused_variables, dead_code)
 )]
 
+mod adjustment;
 mod columns;
 mod drain;
 mod ledger;
 mod reader;
 mod record;
 mod request_log;
+mod rerate;
 mod sink;
 mod upkeep;
 mod usage;
@@ -29,3 +31,4 @@ mod usage;
 mod tests;
 
 pub use ledger::{Entry, Ledger, LedgerOptions, LedgerStats};
+pub use rerate::{RerateQuery, Rerated};

@@ -85,9 +85,15 @@ impl Database {
                     .rows_affected();
                     deleted += portion;
                     if portion == 0 {
-                        return Ok(deleted);
+                        break;
                     }
                 }
+                sqlx::query("DELETE FROM billing_adjustments WHERE created_at < ?1")
+                    .bind(&cutoff)
+                    .execute(pool)
+                    .await
+                    .map_err(unavailable)?;
+                Ok(deleted)
             }
         }
     }
@@ -177,6 +183,11 @@ async fn drop_partitions(
     }
     sqlx::query("DELETE FROM request_logs_default WHERE created_at < $1::text::timestamptz")
         .bind(crate::types::log::rfc3339(cutoff_ms))
+        .execute(&mut *transaction)
+        .await?;
+    // The corrections of the rows that went.
+    sqlx::query("DELETE FROM billing_adjustments WHERE created_at < $1::text::timestamptz")
+        .bind(format!("{cutoff_month}T00:00:00Z"))
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

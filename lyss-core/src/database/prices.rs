@@ -1,7 +1,12 @@
 //! The table `prices`.
 
 use super::{Database, QUERY_TIMEOUT, within};
-use crate::{Error, ErrorKind, Result, price::PriceEntry, types::log::rfc3339};
+use crate::{
+    Error, ErrorKind, Result,
+    config::BillingConfig,
+    price::{PriceBook, PriceEntry, configured, stored},
+    types::log::rfc3339,
+};
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::Pool;
@@ -123,6 +128,17 @@ impl Database {
             })
             .await?;
         rows.iter().map(|row| decode(row)).collect()
+    }
+
+    /// The prices in force by a configuration and the table.
+    ///
+    /// # Errors
+    /// `invalid_value` for a model name of the configuration; `store_unavailable`.
+    pub async fn price_book(&self, billing: &BillingConfig) -> Result<PriceBook> {
+        let stored = stored(&self.list_prices().await?);
+        Ok(PriceBook::default()
+            .with_configured(configured(billing)?)
+            .with_stored(stored))
     }
 
     /// Adds a price (no id), or changes the one with this id. Returns it as stored.

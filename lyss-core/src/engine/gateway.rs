@@ -21,7 +21,7 @@ use crate::{
         RequestQuery, RoutingRule, UsageQuery, UsageTotal,
     },
     pipeline,
-    price::{Exchange, PriceEntry},
+    price::PriceEntry,
     resilience::health::Away,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
@@ -238,9 +238,11 @@ impl Gateway for Engine {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
-        let exchange = Exchange::new(&self.0.settings().config.billing);
+        let settings = self.0.settings();
         let database = &self.0.database;
-        database.usage(&query, owner.as_deref(), &exchange).await
+        database
+            .usage(&query, owner.as_deref(), &settings.exchange)
+            .await
     }
 
     async fn routing_rules(&self, context: CallContext) -> Result<Vec<RoutingRule>> {

@@ -6,7 +6,7 @@ use super::{Engine, Inner};
 use crate::{
     Result,
     database::{Database, follow_table},
-    price::{Price, PriceEntry},
+    price::{Price, PriceEntry, stored},
     types::Model,
 };
 
@@ -25,18 +25,6 @@ pub(super) async fn follow(inner: Weak<Inner>, database: Database) {
         }
     };
     follow_table(database, "prices", read, apply).await;
-}
-
-/// What the table says, but for rows that cannot be a price (edited by hand).
-pub(crate) fn stored_prices(entries: &[PriceEntry]) -> Vec<Price> {
-    let price = |entry: &PriceEntry| {
-        let id = entry.id.unwrap_or_default();
-        entry
-            .price(&format!("table:{id}"))
-            .inspect_err(|error| tracing::warn!(id, %error, "a row of `prices` is left out"))
-            .ok()
-    };
-    entries.iter().filter_map(price).collect()
 }
 
 /// A model as it is listed, with what it costs now: the rates of short inputs.
@@ -58,7 +46,7 @@ pub(super) fn now_ms() -> i64 {
 
 impl Inner {
     fn use_stored_prices(&self, entries: &[PriceEntry]) {
-        let prices = stored_prices(entries);
+        let prices = stored(entries);
         self.prices
             .rcu(|book| book.with_stored(prices.iter().cloned()));
         self.prices_loaded.store(true, Relaxed);

@@ -182,3 +182,15 @@ impl PriceEntry {
         crc32fast::hash(&serde_json::to_vec(&content).unwrap_or_default())
     }
 }
+
+/// The prices of the table `prices`, but for rows that cannot be one (edited by hand).
+pub fn stored(entries: &[PriceEntry]) -> Vec<Price> {
+    let price = |entry: &PriceEntry| {
+        let id = entry.id.unwrap_or_default();
+        entry
+            .price(&format!("table:{id}"))
+            .inspect_err(|error| tracing::warn!(id, %error, "a row of `prices` is left out"))
+            .ok()
+    };
+    entries.iter().filter_map(price).collect()
+}

@@ -16,7 +16,7 @@ pub use book::PriceBook;
 pub use catalog::Catalog;
 pub use configured::configured;
 pub use cost::{Buckets, NoCost, Price, Tier};
-pub use entry::PriceEntry;
+pub use entry::{PriceEntry, stored};
 pub use exchange::Exchange;
 pub use rate::{ACCEPTED as RATE_ACCEPTED, NoRate, Rate, Rates};
 

@@ -3,6 +3,9 @@
 use std::fmt::Write;
 
 use lyss_core::{
+    billing::RerateQuery,
+    config::Config,
+    database::Database,
     gateway::{CostTotal, UsageQuery, UsageTotal},
     price::Exchange,
     types::Pico,
@@ -13,6 +16,8 @@ use super::{Failure, Global, Outcome, database};
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// From this time on (RFC 3339 or a date)
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -25,6 +30,25 @@ pub(super) struct Args {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Compute charges anew by the prices in force now: what they differ by is kept as corrections beside the rows
+    Rerate(RerateArgs),
+}
+
+#[derive(clap::Args)]
+struct RerateArgs {
+    /// From this time on (RFC 3339 or a date)
+    #[arg(long, value_name = "TIME")]
+    from: String,
+    /// Before this time (RFC 3339 or a date); up to now, if left out
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -50,6 +74,9 @@ const COLUMNS: [&str; 10] = [
 pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     let config = global.config()?;
     let database = database::open_migrated(&config).await?;
+    if let Some(Command::Rerate(args)) = args.command {
+        return rerate(&config, &database, args).await;
+    }
     let exchange = Exchange::new(&config.billing);
     let query = UsageQuery {
         from: args.from,
@@ -77,6 +104,38 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         Format::Csv => print!("{}", csv(&rows(&args.by, &totals))),
     }
     database.close().await;
+    Ok(())
+}
+
+async fn rerate(config: &Config, database: &Database, args: RerateArgs) -> Outcome {
+    let query = RerateQuery {
+        from: args.from,
+        to: args.to,
+        dry_run: args.dry_run,
+    };
+    let rerated = database.rerate(&query, config).await?;
+    database.close().await;
+    let (verb, note) = if args.dry_run {
+        ("would change", " (dry run)")
+    } else {
+        ("changed", "")
+    };
+    println!(
+        "{} requests looked at, {} {verb}, {} left as they are for want of a price{note}",
+        rerated.rows, rerated.changed, rerated.unpriced
+    );
+    if !rerated.by_currency.is_empty() {
+        let head = ["currency", "user_charge", "provider_cost"].map(str::to_owned);
+        let by = rerated.by_currency.iter().map(|by| {
+            vec![
+                by.currency.clone(),
+                by.user_charge.to_string(),
+                by.provider_cost.to_string(),
+            ]
+        });
+        let rows: Vec<_> = std::iter::once(head.to_vec()).chain(by).collect();
+        print!("{}", table(&rows));
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 mod crash;
 mod outage;
 mod reads;
+mod rerate;
 mod usage;
 mod writes;
 
