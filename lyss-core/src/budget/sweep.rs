@@ -16,8 +16,8 @@ use crate::{
     types::{Pico, RequestId, log::rfc3339},
 };
 
-/// A reservation that is not older is left to its own process.
-const AGE_MS: i64 = 5_000;
+/// A reservation that is not older is left to its own process: its settlement is on the way.
+const AGE_MS: i64 = 1_000;
 /// How long after its end a period is kept: its last requests end in it.
 const KEPT_MS: i64 = 2 * 86_400_000;
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -28,9 +28,9 @@ pub(super) fn start(inner: &Arc<Inner>) {
 }
 
 /// Between two sweeps.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(2);
 /// Sweeps after which counters of old periods are removed.
-const FORGET: u32 = 720;
+const FORGET: u32 = 1_800;
 
 /// Settles what dead processes have left, and forgets what is over.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -266,6 +266,7 @@ impl<'a> Info<'a> {
             context: self.context,
             attempts: self.attempts,
             memory_unavailable: false,
+            max_tokens_clamped: None,
             upstream_request_id: self.upstream_request_id.map(Cow::into_owned),
             replay_of: Some(by),
         }

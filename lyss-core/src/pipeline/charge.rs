@@ -125,6 +125,21 @@ pub(super) fn sum_up(row: &mut LogRow, exchange: &Exchange) {
     row.provider_cost_pico = sum.to_row().unwrap_or(i64::MAX);
 }
 
+/// What the caller is charged, in the currency that was reserved in. Where that cannot be told, all that was reserved.
+pub(super) fn reserved_of(row: &LogRow, exchange: &Exchange) -> Pico {
+    let charge = Pico(row.user_charge_pico.into());
+    let reserved = row
+        .decision
+        .as_ref()
+        .and_then(|decision| decision.reserved.as_ref());
+    match (reserved, &row.currency) {
+        (Some(reserved), Some(currency)) => exchange
+            .convert(charge, currency, &reserved.currency)
+            .unwrap_or(reserved.amount),
+        _ => charge,
+    }
+}
+
 /// What the caller is charged, for the metrics.
 pub(super) fn told(row: &LogRow) -> Charge {
     match (&row.price_id, &row.currency) {

@@ -1,36 +1,290 @@
-//! Covers a call before anything is dispatched: its intent is written, so that from here on even a killed process leaves
-//! a row.
+//! Covers a call before anything is dispatched: what it may cost is reserved in the budgets that bound it, and its intent
+//! is written, so that from here on even a killed process leaves a row.
+//!
+//! What is reserved is an upper bound over all targets that may serve the call. The prompt's tokens are first bounded by
+//! its bytes, which costs nothing; only where that bound does not fit are they counted. What is then left of a budget
+//! lowers the output limit (decision 20).
 
-use memchr::memmem;
+use std::sync::Arc;
 
-use super::finish::Record;
-use crate::{engine::Inner, error::Result, routing::Route, types::Segments};
+use super::{
+    bounds::{self, Bounds},
+    finish::Record,
+};
+use crate::{
+    budget::{Applying, Reservation, Spender},
+    config::{BillingConfig, Unpriced},
+    context::tokens::Counter,
+    engine::Inner,
+    error::{Error, ErrorKind, Result},
+    price::Price,
+    routing::{Route, Target},
+    types::{ChatRequest, EmbeddingRequest, Pico, Principal, RequestId, SessionKey},
+};
 
-/// Bytes of a request for which it has a token at least. Natural language has one for some four, JSON around it
-/// included; eight leaves room for what a tokenizer knows as long words and repetitions.
-const BYTES_PER_TOKEN_MOST: u64 = 8;
+/// What the prompt of a text that is only estimated may have more than the estimate says: a third.
+const ESTIMATE_MARGIN: u64 = 3;
 
-/// Writes the intent. `body`: the request as it would go upstream.
+/// Whether targets without a price may serve a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priced {
+    /// They may.
+    Any,
+    /// They may not: somebody's budget could not be kept.
+    Only,
+}
+
+/// For whom a call is made, as far as budgets care.
+pub(crate) fn spender(principal: &Principal, session: Option<&SessionKey>) -> Spender {
+    Spender {
+        user_id: principal.user_id.clone().unwrap_or_default(),
+        api_key_id: principal.api_key_id.clone(),
+        session_id: session.map(|key| key.id.as_str().into()),
+        key_budget: principal
+            .key
+            .as_ref()
+            .and_then(|record| record.budget.clone()),
+    }
+}
+
+/// Covers a chat call; its output limit may be lowered, or set.
 ///
 /// # Errors
-/// `billing_spool_full`.
-pub(crate) fn cover(
+/// `budget_exceeded`, `unpriced_model`, `budget_store_unavailable`, `billing_spool_full`.
+pub(crate) async fn chat(
     inner: &Inner,
     record: &mut Record,
     route: &Route,
-    body: &Segments,
-) -> Result<()> {
-    let likely = route.tiers.first().and_then(|tier| tier.targets.first());
-    let at_ms = record.request_id().unix_ms();
-    let price = likely.and_then(|target| target.price(&inner.prices.load(), at_ms));
-    record.begin(input_at_least(body), price.as_deref())
+    spender: &Spender,
+    request: &mut ChatRequest,
+) -> Result<Priced> {
+    let body = request.to_segments();
+    let call = Call::new(inner, record.request_id(), route, spender)?;
+    if !call.applying.is_empty() {
+        let billing = &inner.settings().config.billing;
+        let bounds = Bounds {
+            input: bounds::input_at_most(&body, &billing.worst_case),
+            output: request.output_limit().unwrap_or(call.longest(billing)),
+            choices: request.choices(),
+            beyond: billing.worst_case.reasoning_tokens,
+        };
+        let least = bounds.output.min(billing.min_output_tokens);
+        let count = || async {
+            let counter = call.counter(inner);
+            let counted = counter.count_request(request.clone()).await.input_tokens;
+            let media: usize = body.0.iter().map(|part| bounds::media_in(part)).sum();
+            // Of media the count is a guess at best.
+            (media == 0).then(|| counted + counted / ESTIMATE_MARGIN)
+        };
+        let (reservation, limit) = call.reserve(inner, bounds, least, count).await?;
+        let lowered = (limit < bounds.output).then_some(limit);
+        request.set_output_limit(limit);
+        record.reserved(reservation, &call.currency, lowered);
+    }
+    let price = call.likely();
+    record.begin(bounds::input_at_least(&body), price.as_deref())?;
+    Ok(call.priced)
 }
 
-/// Tokens that the prompt of a request has at least. One with embedded media says nothing by its length.
-fn input_at_least(body: &Segments) -> u64 {
-    let media = |segment| memmem::find(segment, b";base64,").is_some();
-    match body.0.iter().any(|segment| media(segment)) {
-        true => 1,
-        false => (body.len() as u64 / BYTES_PER_TOKEN_MOST).max(1),
+/// Covers an embeddings call.
+///
+/// # Errors
+/// As [`chat`].
+pub(crate) async fn embeddings(
+    inner: &Inner,
+    record: &mut Record,
+    route: &Route,
+    spender: &Spender,
+    request: &EmbeddingRequest,
+) -> Result<Priced> {
+    let body = request.to_segments();
+    let call = Call::new(inner, record.request_id(), route, spender)?;
+    if !call.applying.is_empty() {
+        let bounds = Bounds {
+            input: body.len() as u64,
+            output: 0,
+            choices: 1,
+            beyond: 0,
+        };
+        let count = || async {
+            let (counter, request) = (call.counter(inner), request.clone());
+            let counted = counter
+                .run(body.len(), move |counter| counter.inputs(&request))
+                .await;
+            Some(counted + counted / ESTIMATE_MARGIN)
+        };
+        let (reservation, _) = call.reserve(inner, bounds, 0, count).await?;
+        record.reserved(reservation, &call.currency, None);
     }
+    let price = call.likely();
+    record.begin(bounds::input_at_least(&body), price.as_deref())?;
+    Ok(call.priced)
+}
+
+/// A call that is to be covered.
+struct Call<'a> {
+    id: RequestId,
+    /// The targets that may serve it, with their prices.
+    targets: Vec<(&'a Target, Option<Arc<Price>>)>,
+    applying: Applying,
+    priced: Priced,
+    /// The currency it is reserved in: that of the first price.
+    currency: Arc<str>,
+}
+
+impl<'a> Call<'a> {
+    fn new(inner: &Inner, id: RequestId, route: &'a Route, spender: &Spender) -> Result<Self> {
+        let applying = inner.budgets.applying(spender, id.unix_ms());
+        let prices = inner.prices.load();
+        let usable = route.tiers.iter().flat_map(|tier| &tier.targets);
+        let usable = usable.filter(|target| target.weight > 0);
+        // Where no budget applies, only the likely target's price is wanted, for the intent.
+        let wanted = match applying.is_empty() {
+            true => 1,
+            false => usize::MAX,
+        };
+        let priced_target =
+            |target: &'a Arc<Target>| (&**target, target.price(&prices, id.unix_ms()));
+        let targets: Vec<_> = usable.map(priced_target).take(wanted).collect();
+        let rule = inner.settings().config.billing.unpriced;
+        let priced = match rule {
+            Some(Unpriced::Allow) => Priced::Any,
+            Some(Unpriced::Reject) => Priced::Only,
+            None if applying.is_empty() => Priced::Any,
+            None => Priced::Only,
+        };
+        let none_priced = || match applying.is_empty() {
+            false => targets.iter().all(|(_, price)| price.is_none()),
+            true => route
+                .tiers
+                .iter()
+                .flat_map(|tier| &tier.targets)
+                .all(|target| target.price(&prices, id.unix_ms()).is_none()),
+        };
+        if priced == Priced::Only && none_priced() {
+            return Err(Error::new(
+                ErrorKind::UnpricedModel,
+                "this model has no price here, so that no budget could be kept: add one (`billing.prices`, \
+                 `/admin/prices`), or set `billing.unpriced: allow`",
+            )
+            .with_param("model"));
+        }
+        let currency = targets
+            .iter()
+            .find_map(|(_, price)| price.as_ref())
+            .map(|price| Arc::clone(&price.currency));
+        Ok(Self {
+            id,
+            targets,
+            applying,
+            priced,
+            currency: currency.unwrap_or_default(),
+        })
+    }
+
+    fn likely(&self) -> Option<Arc<Price>> {
+        self.targets.first().and_then(|(_, price)| price.clone())
+    }
+
+    fn counter(&self, inner: &Inner) -> Counter {
+        let model = self
+            .targets
+            .first()
+            .map(|(target, _)| &target.upstream_model);
+        inner.corrections.counter(model.map_or("", |model| model))
+    }
+
+    /// The longest answer that any target may give where the request sets no limit.
+    fn longest(&self, billing: &BillingConfig) -> u64 {
+        let each = self.targets.iter().map(|(_, price)| {
+            let known = price.as_ref().and_then(|price| price.max_output_tokens);
+            known.unwrap_or(billing.worst_case.output_tokens)
+        });
+        each.max().unwrap_or(billing.worst_case.output_tokens)
+    }
+
+    /// Reserves, with the prompt bounded by its bytes, else counted; and gives the output limit that is covered.
+    async fn reserve<F, Fut>(
+        &self,
+        inner: &Inner,
+        mut bounds: Bounds,
+        least: u64,
+        count: F,
+    ) -> Result<(Reservation, u64)>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Option<u64>>,
+    {
+        let whole = self.most(inner, &bounds, bounds.output)?;
+        let first = self.ask(inner, whole, whole).await;
+        match first {
+            Err(error) if error.kind() == ErrorKind::BudgetExceeded => {}
+            outcome => return Ok((outcome?, bounds.output)),
+        }
+        if let Some(counted) = count().await {
+            bounds.input = bounds.input.min(counted);
+        }
+        let asked = self.most(inner, &bounds, bounds.output)?;
+        let enough = self.most(inner, &bounds, least)?;
+        let reservation = self.ask(inner, asked, enough).await?;
+        let limit = if reservation.granted() >= asked {
+            bounds.output
+        } else {
+            let tokens = self.output_for(inner, reservation.granted(), bounds.input);
+            bounds.limit_for(tokens).clamp(least, bounds.output)
+        };
+        Ok((reservation, limit))
+    }
+
+    async fn ask(&self, inner: &Inner, asked: Pico, least: Pico) -> Result<Reservation> {
+        let applying = self.applying.clone();
+        let reserve = inner
+            .budgets
+            .reserve(self.id, applying, &self.currency, asked, least);
+        reserve.await
+    }
+
+    /// The most that any target asks for such a call.
+    fn most(&self, inner: &Inner, bounds: &Bounds, limit: u64) -> Result<Pico> {
+        let output = bounds.all_output(limit);
+        let exchange = &inner.settings().exchange;
+        let mut most = Pico::ZERO;
+        for (_, price) in &self.targets {
+            let Some(price) = price else { continue };
+            let amount = price.most(bounds.input, output).ok_or_else(too_large)?;
+            let amount = exchange.convert(amount, &price.currency, &self.currency);
+            most = most.max(amount.ok_or_else(|| no_rate(&price.currency, &self.currency))?);
+        }
+        Ok(most)
+    }
+
+    /// Output tokens that an amount affords on every target.
+    fn output_for(&self, inner: &Inner, amount: Pico, input: u64) -> u64 {
+        let exchange = &inner.settings().exchange;
+        let each = self.targets.iter().filter_map(|(_, price)| {
+            let price = price.as_ref()?;
+            let amount = exchange.convert(amount, &self.currency, &price.currency)?;
+            // The conversion rounds up.
+            let amount = match *price.currency == *self.currency {
+                true => amount,
+                false => Pico(amount.0.saturating_sub(1)),
+            };
+            price.output_tokens_for(amount, input)
+        });
+        each.min().unwrap_or(0)
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(
+        ErrorKind::BudgetExceeded,
+        "what this call may cost is more than any budget can hold; lower `max_tokens`",
+    )
+}
+
+fn no_rate(from: &str, to: &str) -> Error {
+    Error::new(
+        ErrorKind::UnpricedModel,
+        format!("the model's targets are priced in {from} and {to}: set `billing.exchange_rates`"),
+    )
 }

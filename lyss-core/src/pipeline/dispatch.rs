@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{finish::Record, fit::Prompt};
+use super::{cover::Priced, finish::Record, fit::Prompt};
 use crate::{
     balance::{Candidate as Choice, Outcome, PickContext},
     config::RetryOn,
@@ -30,6 +30,17 @@ pub(crate) enum Need {
     Chat,
     Stream,
     Embeddings,
+}
+
+/// Who may answer a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Eligible<'a> {
+    pub route: &'a Route,
+    pub need: Need,
+    pub session: Option<&'a SessionKey>,
+    /// Leaves out targets that are too small for it.
+    pub prompt: Option<Prompt>,
+    pub priced: Priced,
 }
 
 /// An answer, and who gave it.
@@ -68,10 +79,7 @@ struct Choices<'a> {
 pub(crate) async fn dispatch<T, F, Fut>(
     inner: &Inner,
     record: &mut Record,
-    route: &Route,
-    need: Need,
-    session: Option<&SessionKey>,
-    prompt: Option<Prompt>,
+    eligible: &Eligible<'_>,
     call: F,
 ) -> Result<Dispatched<T>>
 where
@@ -80,8 +88,11 @@ where
 {
     let settings = inner.settings().clone();
     let most = settings.max_retries.saturating_add(1);
-    let context = PickContext { session };
-    let mut choices = Choices::new(route, need, prompt);
+    let Eligible { route, need, .. } = *eligible;
+    let context = PickContext {
+        session: eligible.session,
+    };
+    let mut choices = Choices::new(inner, eligible, record.request_id().unix_ms());
     let mut last: Option<Error> = None;
     let mut attempt = 0;
     while attempt < most {
@@ -191,7 +202,17 @@ fn is_ours(error: &Error) -> bool {
 }
 
 impl<'a> Choices<'a> {
-    fn new(route: &'a Route, need: Need, prompt: Option<Prompt>) -> Self {
+    fn new(inner: &Inner, eligible: &Eligible<'a>, at_ms: i64) -> Self {
+        let Eligible {
+            route,
+            need,
+            prompt,
+            priced,
+            ..
+        } = *eligible;
+        let unpriced = |target: &Target| {
+            priced == Priced::Only && target.price(&inner.prices.load(), at_ms).is_none()
+        };
         let state = |target: &Arc<Target>| {
             let can = target.account.provider.capabilities();
             let able = match need {
@@ -203,6 +224,8 @@ impl<'a> Choices<'a> {
                 State::Out("unsupported")
             } else if prompt.is_some_and(|prompt| !prompt.fits(target)) {
                 State::Out("context_too_small")
+            } else if unpriced(target) {
+                State::Out("unpriced")
             } else {
                 State::Fresh
             }

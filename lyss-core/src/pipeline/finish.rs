@@ -15,6 +15,7 @@ use std::{
 use super::charge;
 use crate::{
     billing::Entry,
+    budget::Reservation,
     engine::Inner,
     error::{Error, ErrorKind, Origin, Result},
     price::Price,
@@ -22,7 +23,7 @@ use crate::{
     telemetry::requests::Finished,
     types::{
         LogRow, ReplyInfo, RequestId, Status, Usage, UsageSource,
-        log::{Attempt, Candidate, ContextDecision, MemoryNote, rfc3339},
+        log::{Attempt, Candidate, ContextDecision, MemoryNote, Reserved, rfc3339},
     },
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Record {
     started: Instant,
     row: LogRow,
     entry: Option<Entry>,
+    reservation: Option<Reservation>,
     waited: Duration,
     attempt_started: Option<Instant>,
     /// The price of the target tried last.
@@ -54,6 +56,7 @@ impl Record {
             started,
             row,
             entry: None,
+            reservation: None,
             waited: Duration::ZERO,
             attempt_started: None,
             price: None,
@@ -63,6 +66,22 @@ impl Record {
             gone: None,
             ended: false,
         }
+    }
+
+    /// Takes over what was reserved for the request in its budgets, in this currency. `lowered`: the output limit, where
+    /// the budgets left less than was asked for.
+    pub fn reserved(
+        &mut self,
+        reservation: Reservation,
+        currency: &Arc<str>,
+        lowered: Option<u64>,
+    ) {
+        self.row.decision.get_or_insert_default().reserved = Some(Reserved {
+            amount: reservation.granted(),
+            currency: Arc::clone(currency),
+            max_tokens: lowered,
+        });
+        self.reservation = Some(reservation);
     }
 
     /// Writes the intent: what the row is if the process dies now. `price`: of the target that is likely.
@@ -118,6 +137,12 @@ impl Record {
             context: None,
             attempts: self.row.attempts,
             memory_unavailable: self.memory_unavailable(),
+            max_tokens_clamped: self
+                .row
+                .decision
+                .as_ref()
+                .and_then(|decision| decision.reserved.as_ref())
+                .and_then(|reserved| reserved.max_tokens),
             upstream_request_id,
             replay_of: None,
         }
@@ -260,6 +285,10 @@ impl Record {
             Some(entry) => entry.settle(&self.row),
             // What cannot be written is logged there; a refusal has nothing else to lose.
             None => drop(self.inner.ledger.record(&self.row)),
+        }
+        if let Some(reservation) = self.reservation.take() {
+            let charge = charge::reserved_of(&self.row, &self.inner.settings().exchange);
+            reservation.settle(charge);
         }
         let row = &self.row;
         // A stream is waited for to its end; what is ours is what lies before the first chunk.

@@ -26,12 +26,8 @@ pub(super) struct Prompt {
 
 impl Reserve {
     pub fn of(request: &ChatRequest, session: &SessionConfig) -> Self {
-        let limit = |name| {
-            let value = request.body().get_some(name);
-            value.and_then(|value| value.as_u64())
-        };
         Self {
-            asked: limit("max_completion_tokens").or_else(|| limit("max_tokens")),
+            asked: request.output_limit(),
             default: u64::from(session.output_reserve),
         }
     }

@@ -7,7 +7,7 @@
 //! | `assemble` | loads the session and builds the message list |
 //! | `recall` | finds what is remembered of the user; after the answer it hands the turn on |
 //! | `compress` | keeps the list within the window |
-//! | `cover` | writes the intent: from here on a crash leaves a row |
+//! | `cover` | reserves what it may cost, and writes the intent: from here on a crash leaves a row |
 //! | `dispatch` | picks targets and retries until one answers |
 //! | `execute` | one attempt on one target, under its deadlines |
 //! | `deliver` | a stream on its way: usage read, the end held back until the turn is stored |
@@ -17,6 +17,7 @@
 
 mod admit;
 mod assemble;
+mod bounds;
 mod charge;
 mod compaction;
 mod compress;
@@ -41,6 +42,7 @@ pub(crate) use assemble::{NEW_SESSION, name_session, new_session_id};
 pub(crate) use compaction::Compactions;
 
 use crate::{
+    budget::Spender,
     engine::Inner,
     error::Result,
     types::{
@@ -48,7 +50,7 @@ use crate::{
         LogRow, OnDisconnect, RawObject, log::Purpose,
     },
 };
-use dispatch::{Dispatched, Need};
+use dispatch::{Dispatched, Eligible, Need};
 use finish::Record;
 use once::{Begun, Once};
 
@@ -195,7 +197,8 @@ pub(crate) async fn embed(
     if !once.is_held() {
         record.gone_when(gone);
     }
-    let outcome = embedded(&inner, &request, &mut record, Some(&mut once)).await;
+    let spender = cover::spender(&principal, None);
+    let outcome = embedded(&inner, &request, &spender, &mut record, Some(&mut once)).await;
     let answer = outcome.as_ref();
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
         .await;
@@ -216,7 +219,12 @@ pub(crate) async fn embed_for_memory(
     row.user_id = user_id.into();
     let mut record = Record::new(Arc::clone(&inner), id, context.started, row);
     record.session(session_id);
-    let outcome = embedded(&inner, &request, &mut record, None).await;
+    let spender = Spender {
+        user_id: user_id.into(),
+        session_id: session_id.map(Arc::from),
+        ..Spender::default()
+    };
+    let outcome = embedded(&inner, &request, &spender, &mut record, None).await;
     record.end(outcome.as_ref().err());
     outcome.map(|answer| answer.body)
 }
@@ -224,18 +232,26 @@ pub(crate) async fn embed_for_memory(
 async fn embedded(
     inner: &Inner,
     request: &EmbeddingRequest,
+    spender: &Spender,
     record: &mut Record,
     once: Option<&mut Once>,
 ) -> Result<EmbeddingResponse> {
     request.input()?;
     let route = inner.table().resolve(request.model())?;
-    cover::cover(inner, record, &route, &request.to_segments())?;
+    let priced = cover::embeddings(inner, record, &route, spender, request).await?;
     if let Some(once) = once {
         once.dispatching().await?;
     }
     let call = |target, call| execute::embed(target, call, request.clone());
+    let eligible = Eligible {
+        route: &route,
+        need: Need::Embeddings,
+        session: None,
+        prompt: None,
+        priced,
+    };
     let Dispatched { value, target, .. } =
-        dispatch::dispatch(inner, record, &route, Need::Embeddings, None, None, call).await?;
+        dispatch::dispatch(inner, record, &eligible, call).await?;
     let (usage, source) = count::of_embeddings(inner, &target, request, value.usage).await;
     record.used(usage, source)?;
     Ok(EmbeddingResponse {

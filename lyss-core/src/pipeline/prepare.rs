@@ -5,8 +5,8 @@ use std::{future::Future, sync::Arc};
 use super::{
     assemble::{self, Turning},
     compress::{self, Fitted},
-    cover,
-    dispatch::{self, Dispatched, Need},
+    cover::{self, Priced},
+    dispatch::{self, Dispatched, Eligible, Need},
     finish::Record,
     fit::Prompt,
     once::Once,
@@ -27,6 +27,7 @@ pub(crate) struct Prepared {
     pub request: ChatRequest,
     route: Arc<Route>,
     prompt: Option<Prompt>,
+    priced: Priced,
     /// What was sent of the stored conversation, where it was not all.
     context: Option<ContextUse>,
 }
@@ -46,11 +47,12 @@ pub(crate) async fn prepare(
     let memories = remembering.take_block();
     let fitted = compress::compress(inner, record, &mut turn, request, &route, memories).await?;
     let Fitted {
-        request,
+        mut request,
         prompt,
         context,
     } = fitted;
-    cover::cover(inner, record, &route, &request.to_segments())?;
+    let spender = cover::spender(principal, turn.key());
+    let priced = cover::chat(inner, record, &route, &spender, &mut request).await?;
     once.dispatching().await?;
     Ok(Prepared {
         turn,
@@ -58,6 +60,7 @@ pub(crate) async fn prepare(
         request,
         route,
         prompt,
+        priced,
         context,
     })
 }
@@ -75,8 +78,14 @@ impl Prepared {
         F: Fn(Arc<Target>, ProviderCall) -> Fut,
         Fut: Future<Output = Result<T>>,
     {
-        let session = self.turn.key();
-        dispatch::dispatch(inner, record, &self.route, need, session, self.prompt, call).await
+        let eligible = Eligible {
+            route: &self.route,
+            need,
+            session: self.turn.key(),
+            prompt: self.prompt,
+            priced: self.priced,
+        };
+        dispatch::dispatch(inner, record, &eligible, call).await
     }
 
     /// What the caller is told beside the answer.

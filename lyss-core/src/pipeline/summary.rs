@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     compaction::Session,
     count, cover,
-    dispatch::{self, Dispatched, Need},
+    dispatch::{self, Dispatched, Eligible, Need},
     execute,
     finish::Record,
     fit::{self, Prompt, Reserve},
@@ -87,15 +87,24 @@ async fn attempt(
         tokens_most: wanted.tokens_most,
         bytes_most: usize::try_from(tokens * BYTES_PER_TOKEN).unwrap_or(usize::MAX),
     };
-    let request = ChatRequest::parse(summarize::request(model, &task))?;
+    let mut request = ChatRequest::parse(summarize::request(model, &task))?;
     let prompt = Prompt {
         tokens: tokens.min(request.to_segments().len() as u64 / BYTES_PER_TOKEN),
         reserve,
     };
-    cover::cover(inner, record, &route, &request.to_segments())?;
+    let session = wanted.session;
+    let spender = cover::spender(&session.caller, Some(&session.key));
+    let priced = cover::chat(inner, record, &route, &spender, &mut request).await?;
+    let eligible = Eligible {
+        route: &route,
+        need: Need::Chat,
+        session: None,
+        prompt: Some(prompt),
+        priced,
+    };
     let call = |target, call| execute::chat(target, call, request.clone());
     let Dispatched { value, target, .. } =
-        dispatch::dispatch(inner, record, &route, Need::Chat, None, Some(prompt), call).await?;
+        dispatch::dispatch(inner, record, &eligible, call).await?;
     let (usage, source) =
         count::of_answer(inner, &target, &request, value.usage, &value.body).await;
     record.used(usage, source)?;

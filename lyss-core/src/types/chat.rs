@@ -151,6 +151,37 @@ impl ChatRequest {
         self.user.as_deref()
     }
 
+    /// The limit of each answer in tokens; where both of OpenAI's names are given, the lower one.
+    pub fn output_limit(&self) -> Option<u64> {
+        let limit = |name| self.body.get_some(name).and_then(|value| value.as_u64());
+        [limit("max_completion_tokens"), limit("max_tokens")]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Lowers the limit of each answer, or sets one, under the name that was used: `max_completion_tokens` where none
+    /// was. Providers that know only `max_tokens` are sent that by their adapter.
+    pub fn set_output_limit(&mut self, tokens: u64) {
+        if self.output_limit() == Some(tokens) {
+            return;
+        }
+        let deprecated = self.body.get_some("max_tokens").is_some();
+        let current = self.body.get_some("max_completion_tokens").is_some();
+        if deprecated {
+            self.body.set("max_tokens", tokens.to_string());
+        }
+        if current || !deprecated {
+            self.body.set("max_completion_tokens", tokens.to_string());
+        }
+    }
+
+    /// How many answers are asked for (`n`).
+    pub fn choices(&self) -> u64 {
+        let n = self.body.get_some("n").and_then(|value| value.as_u64());
+        n.unwrap_or(1).max(1)
+    }
+
     /// The messages, each checked to be an object with a `role`.
     ///
     /// # Errors

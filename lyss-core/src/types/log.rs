@@ -323,7 +323,7 @@ pub struct Candidate {
     /// Its weight within the tier.
     pub weight: u32,
     /// `picked`, or why not: `not_needed`, `unhealthy`, `rate_limited`, `paused`, `busy`, `unsupported`, `tried`, `weight_zero`,
-    /// `context_too_small`, `auth_failed`, `account_refused`.
+    /// `context_too_small`, `unpriced` (and a price is needed), `auth_failed`, `account_refused`.
     pub reason: Cow<'static, str>,
 }
 

@@ -30,6 +30,8 @@ pub struct ReplyInfo {
     pub attempts: u32,
     /// Whether the memory was asked and did not answer, so that the call went on without.
     pub memory_unavailable: bool,
+    /// The output limit that a budget left, where that is less than what was asked for, or than what the model gives.
+    pub max_tokens_clamped: Option<u64>,
     /// The provider's own request id.
     pub upstream_request_id: Option<String>,
     /// The request that did the work, where this answer is kept from it (`Idempotency-Key`).

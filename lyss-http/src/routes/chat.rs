@@ -17,6 +17,7 @@ static X_MODEL: HeaderName = HeaderName::from_static("x-lyss-model");
 static X_SESSION_ID: HeaderName = HeaderName::from_static("x-lyss-session-id");
 static X_MEMORY: HeaderName = HeaderName::from_static("x-lyss-memory");
 static X_ATTEMPTS: HeaderName = HeaderName::from_static("x-lyss-attempts");
+static X_MAX_TOKENS_CLAMPED: HeaderName = HeaderName::from_static("x-lyss-max-tokens-clamped");
 static X_CONTEXT: HeaderName = HeaderName::from_static("x-lyss-context");
 
 pub(super) async fn create(mut call: Call) -> Result<Response> {
@@ -69,6 +70,9 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     }
     if let Some(context) = info.context {
         error::insert(headers, &X_CONTEXT, context.as_str());
+    }
+    if let Some(limit) = info.max_tokens_clamped {
+        headers.insert(X_MAX_TOKENS_CLAMPED.clone(), limit.into());
     }
     headers.insert(X_ATTEMPTS.clone(), info.attempts.into());
     if info.replay_of.is_some() {

@@ -89,6 +89,7 @@ fn info(context: &CallContext) -> ReplyInfo {
         attempts: 2,
         replay_of: None,
         memory_unavailable: false,
+        max_tokens_clamped: None,
         upstream_request_id: None,
     }
 }

@@ -10,6 +10,7 @@ fn info() -> ReplyInfo {
         context: Some(ContextUse::Truncated),
         attempts: 3,
         memory_unavailable: false,
+        max_tokens_clamped: None,
         upstream_request_id: None,
         replay_of: None,
     }
