@@ -10,6 +10,7 @@ mod body;
 pub mod edge;
 mod error;
 mod extract;
+mod rate;
 pub mod routes;
 pub mod serve;
 pub mod shutdown;

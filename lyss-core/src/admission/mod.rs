@@ -1,9 +1,10 @@
-//! Who calls: API keys.
+//! Who calls: API keys, and the limits of their callers.
 //!
 //! Used by `pipeline/admit.rs`. A key is checked against a snapshot in memory ([`KeyRing`]); the database is never on
 //! the way of a request, and its absence never turns a good key into a wrong one.
 
 mod key;
+pub(crate) mod limit;
 mod pepper;
 mod ring;
 mod scope;

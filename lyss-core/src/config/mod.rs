@@ -130,7 +130,6 @@ const NOT_YET_IN_FORCE: &[LaterKey] = &[
     ("routing.fallbacks", |c| !c.routing.fallbacks.is_empty()),
     ("routing.breaker", |c| c.routing.breaker.is_some()),
     ("routing.retry_budget", |c| c.routing.retry_budget.is_some()),
-    ("limits", |c| c.limits != LimitsConfig::default()),
     ("cache.enabled", |c| c.cache.enabled),
     ("monitoring.jaeger", |c| c.monitoring.jaeger.is_some()),
     ("monitoring.otlp", |c| c.monitoring.otlp.is_some()),

@@ -199,6 +199,7 @@ impl EngineBuilder {
             own_memory: memory,
             durable_sessions,
             limits: limits(redis.as_ref()),
+            callers: super::callers::open(redis.as_ref(), &tasks),
             stream_buffer,
             drains: Arc::new(Semaphore::new(super::DRAINS_MOST)),
             corrections: Corrections::default(),

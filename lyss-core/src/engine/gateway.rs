@@ -351,6 +351,9 @@ impl Gateway for Engine {
         if !self.0.redis_up.load(Relaxed) {
             degraded.push("redis".to_owned());
         }
+        if self.0.callers.is_alone() {
+            degraded.push("callers' limits: this instance gives out its share".to_owned());
+        }
         let mut away: Vec<String> = table
             .providers()
             .iter()

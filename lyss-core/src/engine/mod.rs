@@ -8,6 +8,7 @@
 
 mod budgets;
 mod build;
+mod callers;
 mod gateway;
 mod memory;
 mod outlive;
@@ -31,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::EngineBuilder;
 
 use crate::{
-    admission::{KeyRecord, KeyRing},
+    admission::{KeyRecord, KeyRing, limit::CallerLimits},
     billing::Ledger,
     budget::Budgets,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
@@ -105,6 +106,8 @@ pub(crate) struct Inner {
     /// Whether sessions outlive the process.
     durable_sessions: bool,
     pub limits: RateLimits,
+    /// The limits of callers.
+    pub callers: Arc<CallerLimits>,
     pub stream_buffer: StreamBuffer,
     /// Places of streams that are read on for callers that have gone.
     pub drains: Arc<Semaphore>,
@@ -218,6 +221,9 @@ impl Engine {
             self.0.metrics.outbox(topic, &stats);
         }
         self.0.metrics.limited_alone(self.0.limits.alone());
+        if let Some((alone, instances)) = self.0.callers.stats() {
+            self.0.metrics.callers.shared(alone, instances);
+        }
         self.0.metrics.stream_buffer(self.0.stream_buffer.used());
         self.0
             .metrics

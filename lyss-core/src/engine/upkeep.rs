@@ -42,6 +42,7 @@ pub(super) async fn start(engine: &Engine) {
     spawn(inner, sweep(weak.clone()));
     spawn(inner, ping(weak));
     super::budgets::start(inner);
+    super::callers::start(inner);
     start_checks(inner);
     // Usually there at once; a call must not be routed by seeds that the table overrules, nor billed by them.
     let rules = async {

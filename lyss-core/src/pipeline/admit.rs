@@ -5,13 +5,16 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
-use super::finish::Record;
+use super::{finish::Record, limit};
 use crate::{
     admission::{KeyAnswer, KeyRecord, Scope, Scopes},
     config::AuthMode,
     engine::Inner,
     error::{Error, ErrorKind, Result},
-    types::{CallContext, ChatRequest, Credential, LogRow, Principal, call::Caller, log::Purpose},
+    types::{
+        CallContext, ChatRequest, Credential, LogRow, Principal, RawObject, call::Caller,
+        log::Purpose,
+    },
 };
 
 /// What a request asks for, as far as admission cares.
@@ -19,6 +22,7 @@ pub(crate) struct Asked<'a> {
     pub purpose: Purpose,
     pub model: &'a str,
     pub stream: bool,
+    pub body: &'a RawObject,
     /// The gateway's `user_id` in the body.
     pub user_id: Option<&'a str>,
     /// OpenAI's `user` in the body.
@@ -31,6 +35,7 @@ impl<'a> Asked<'a> {
             purpose: Purpose::Chat,
             model: request.model(),
             stream: request.stream(),
+            body: request.body(),
             user_id: request.user_id(),
             user: request.user(),
         }
@@ -53,8 +58,11 @@ pub(crate) async fn admit(
     row.user_id = principal.user_id.clone().unwrap_or_default();
     row.api_key_id.clone_from(&principal.api_key_id);
     let mut record = Record::new(Arc::clone(inner), context.request_id, context.started, row);
-    let allowed = may(inner, &principal, &asked);
-    if let Err(error) = allowed {
+    let allowed = async {
+        may(inner, &principal, &asked)?;
+        limit::limit(inner, context, &principal, &asked, &mut record).await
+    };
+    if let Err(error) = allowed.await {
         record.end(Some(&error));
         return Err(error);
     }

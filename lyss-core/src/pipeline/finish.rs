@@ -14,6 +14,7 @@ use std::{
 
 use super::charge;
 use crate::{
+    admission::limit::Admitted,
     billing::Entry,
     budget::Reservation,
     engine::Inner,
@@ -44,6 +45,7 @@ pub(crate) struct Record {
     first_chunk: Option<Duration>,
     answered: bool,
     gone: Option<Arc<AtomicBool>>,
+    admitted: Option<Admitted>,
     ended: bool,
 }
 
@@ -64,6 +66,7 @@ impl Record {
             first_chunk: None,
             answered: false,
             gone: None,
+            admitted: None,
             ended: false,
         }
     }
@@ -91,6 +94,11 @@ impl Record {
         charge::at_least(&mut row, input_at_least, price);
         self.entry = Some(self.inner.ledger.begin(&row)?);
         Ok(())
+    }
+
+    /// Holds the places under the caller's limits until the end.
+    pub fn admitted(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
     }
 
     pub fn request_id(&self) -> RequestId {
@@ -291,6 +299,9 @@ impl Record {
             reservation.settle(charge);
         }
         let row = &self.row;
+        if let Some(mut admitted) = self.admitted.take() {
+            admitted.used(row.input_tokens.saturating_add(row.output_tokens));
+        }
         // A stream is waited for to its end; what is ours is what lies before the first chunk.
         let ours = self
             .first_chunk

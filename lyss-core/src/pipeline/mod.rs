@@ -29,6 +29,7 @@ mod execute;
 mod finish;
 mod fit;
 mod history;
+mod limit;
 mod once;
 mod prepare;
 mod recall;
@@ -176,6 +177,7 @@ pub(crate) async fn embed(
         purpose: Purpose::Embedding,
         model: request.model(),
         stream: false,
+        body: request.body(),
         user_id: request.user_id(),
         user: request.user(),
     };

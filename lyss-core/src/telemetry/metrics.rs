@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::requests::Requests;
+use super::{callers::CallerMetrics, requests::Requests};
 use crate::spool::OutboxStats;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +53,8 @@ pub struct Metrics {
     outbox: Outboxes,
     idempotency: Family<OutcomeLabels, Counter>,
     memory: MemoryCounters,
+    /// The callers' limits.
+    pub callers: CallerMetrics,
 }
 
 /// What waits to be handed on, by topic.
@@ -205,6 +207,7 @@ impl Default for Metrics {
             idempotency.clone(),
         );
         let memory = MemoryCounters::register(&mut registry);
+        let callers = CallerMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -222,6 +225,7 @@ impl Default for Metrics {
             outbox,
             idempotency,
             memory,
+            callers,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What operators see: metrics. (Log lines go through `tracing`; one line a request, written in `pipeline/finish.rs`.)
 
+pub mod callers;
 pub mod metrics;
 pub mod requests;

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Instant};
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use super::rate::RateReport;
 use crate::admission::{KeyRecord, Scope, Scopes};
 
 /// The id of one request: a UUIDv7, always made by the gateway. The log row's time is computed from it, so that a
@@ -149,6 +150,8 @@ pub struct CallContext {
     pub idempotency_key: Option<IdempotencyKey>,
     /// When the request arrived, on the monotonic clock.
     pub started: Instant,
+    /// Where the engine tells what is left of the caller's limits.
+    pub rate: RateReport,
 }
 
 impl CallContext {
@@ -161,6 +164,7 @@ impl CallContext {
             user_id: None,
             idempotency_key: None,
             started: Instant::now(),
+            rate: RateReport::default(),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod log;
 pub mod model;
 pub mod money;
+pub mod rate;
 pub mod raw;
 pub mod reply;
 mod scan;

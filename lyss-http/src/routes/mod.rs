@@ -31,7 +31,7 @@ use lyss_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use crate::{App, RouterOptions, error, extract};
+use crate::{App, RouterOptions, error, extract, rate};
 
 /// Where the API lies: the contract's path, and the one that OpenAI's SDKs expect.
 pub const API_PREFIXES: [&str; 2] = ["/api/v1", "/v1"];
@@ -201,7 +201,7 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         Ok(context) => context,
         Err(error) => return refusal(&app, &error),
     };
-    let id = context.request_id;
+    let (id, rate) = (context.request_id, context.rate.clone());
     let param = match RawPathParams::from_request_parts(&mut parts, &()).await {
         Ok(params) => params
             .iter()
@@ -227,7 +227,7 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         answer = answer => answer,
         () = cut.cancelled() => Ok(Err(shutting_down())),
     };
-    match answer {
+    let mut response = match answer {
         Ok(Ok(mut response)) => {
             let mut text = uuid::Uuid::encode_buffer();
             let text = id.uuid().hyphenated().encode_lower(&mut text);
@@ -237,7 +237,11 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         Ok(Err(error)) => error::response(&error, id),
         // The panic hook has logged it; the caller learns the id and nothing else.
         Err(_) => error::response(&internal(), id),
+    };
+    if let Some(status) = rate.status() {
+        rate::describe(response.headers_mut(), &status);
     }
+    response
 }
 
 fn prepare(app: &App, policy: Policy, parts: &Parts) -> Result<CallContext> {

@@ -77,7 +77,6 @@ fn keys_in_use_before_their_time_are_named() {
 server: { grpc: { addr: ':9000' } }
 routing: { fallbacks: { a: [b] }, breaker: {}, retry_budget: {} }
 session: { max_tokens: 5000, compression_threshold: 4000, summary_model: m, keep_recent: 2, strategy: truncate }
-limits: { rpm: 1 }
 cache: { enabled: true }
 monitoring: { jaeger: { endpoint: 'http://j:1' }, otlp: { endpoint: 'http://o:2' } }
 ";
