@@ -132,7 +132,8 @@ impl CallerLimits {
         }
     }
 
-    /// Takes a place under every limit, or none. Waits for Redis at most 50 ms.
+    /// Takes a place under every limit, or none. Waits for Redis as long as any command may take (50 ms,
+    /// or longer if it is this process that is slow).
     pub async fn admit(
         self: &Arc<Self>,
         asking: Asking,

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use ::redis::{Script, ScriptInvocation};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use tokio::time::timeout;
 
 use super::{
     subject::{Ended, Full, Limit, Limits, Subject},
@@ -28,8 +27,8 @@ use crate::{
     },
 };
 
-/// How long a call may wait for a place; then this instance counts alone.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// By how much a call may begin later than Redis has noted it: so long an overloaded process waits for its answer.
+const SLACK: Duration = Duration::from_millis(500);
 /// How long a place is held whose instance is not heard of.
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 /// How long an instance that is not heard of counts as one.
@@ -42,7 +41,6 @@ const RENEWED_AT_ONCE: usize = 1000;
 pub(super) struct SharedLimits {
     redis: RedisHandle,
     instance: String,
-    pub(super) patience: Duration,
     caller: Script,
     presence: Script,
 }
@@ -61,7 +59,6 @@ impl SharedLimits {
         Self {
             redis,
             instance: uuid::Uuid::new_v4().simple().to_string(),
-            patience: PATIENCE,
             caller: Script::new(include_str!("caller.lua")),
             presence: Script::new(
                 "local time = redis.call('TIME')
@@ -87,8 +84,7 @@ impl SharedLimits {
         let asked = self
             .redis
             .script::<(u8, u64, u64, u64, u64, u64, u64)>(&call, 0);
-        let (full, wait, requests, reset, spent, token_reset, second) =
-            timeout(self.patience, asked).await.ok()?.ok()?;
+        let (full, wait, requests, reset, spent, token_reset, second) = asked.await.ok()?;
         let limit = match full {
             0 => None,
             1 => Some(Limit::Requests),
@@ -153,9 +149,8 @@ impl SharedLimits {
         for part in ["requests", "tokens", "places"] {
             call.key(format!("lyss:limit:{{{name}}}:{part}"));
         }
-        // A call may begin later than Redis has noted it, by as much as the answer may take: the window is longer by
-        // that, so that there are never more than N in a minute.
-        call.arg(WINDOW_MS + self.patience.as_millis() as u64)
+        // The window is longer by the slack, so that never more than N begin in a minute.
+        call.arg(WINDOW_MS + SLACK.as_millis() as u64)
             .arg(WINDOW_SECONDS)
             .arg(LEASE.as_millis() as u64)
             .arg(limits.rpm.unwrap_or(0))

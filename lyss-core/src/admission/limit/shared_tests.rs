@@ -45,9 +45,8 @@ async fn instance(source: RedisSource) -> Arc<CallerLimits> {
         ..source
     };
     let redis = RedisHandle::connect(source).await.unwrap();
-    let mut callers = CallerLimits::shared(redis, tokio_util::task::TaskTracker::new());
-    callers.shared.as_mut().unwrap().limits.patience = TEST_PATIENCE;
-    Arc::new(callers)
+    let tasks = tokio_util::task::TaskTracker::new();
+    Arc::new(CallerLimits::shared(redis, tasks))
 }
 
 async fn two(source: RedisSource) -> [Arc<CallerLimits>; 2] {
