@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use lyss_tests::{client::Client, world::World};
+use lyss_core::{billing::RerateQuery, config::Config, types::Pico};
+use lyss_tests::{
+    client::{Client, chat},
+    world::World,
+};
 use serde_json::{Value, json};
 
 const PRICES: &str = "/v1/admin/prices";
@@ -106,4 +110,63 @@ async fn wrong_prices_are_refused() {
         assert_eq!(answer.status, 400, "{member}: {value}: {}", answer.json());
     }
     assert_eq!(client.get(PRICES).await.json()["data"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_price_is_put_right() {
+    let world = World::start(&json!({})).await;
+    let client = admin(&world).await;
+    let alice = Client::new(serve(&world).await).with_key(&world.key("alice").unwrap());
+    let answer = alice.chat(&chat("gpt-4o-mini", "hello")).await;
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    let usage = answer.json()["usage"].clone();
+    let tokens = |member: &str| i128::from(usage[member].as_u64().unwrap());
+    let (input, output) = (tokens("prompt_tokens"), tokens("completion_tokens"));
+    // Shipped: 0.15 and 0.60 USD a million, that is 150,000 and 600,000 of 1e-12 a token.
+    let shipped = Pico(150_000 * input + 600_000 * output);
+    let row = world.rows(1).await.remove(0);
+    assert_eq!(i128::from(row.user_charge_pico), shipped.0);
+    assert!(
+        row.price_id
+            .unwrap()
+            .starts_with("shipped:openai/gpt-4o-mini@")
+    );
+
+    let cost = async || {
+        let totals = client.get("/v1/usage?by=model").await.json();
+        totals["data"][0]["cost"].clone()
+    };
+    assert_eq!(
+        cost().await,
+        json!({
+            "currency": "USD", "user_charge": shipped.to_string(), "provider_cost": shipped.to_string(),
+            "by_currency": [
+                {"currency": "USD", "user_charge": shipped.to_string(), "provider_cost": shipped.to_string()},
+            ],
+        })
+    );
+
+    let price = json!({"model": "gpt-4o-mini", "currency": "USD", "input": "1", "output": "2"});
+    let made = client.send("POST", PRICES, Some(&price)).await.unwrap();
+    assert_eq!(made.status, 201, "{}", made.json());
+    assert_eq!(
+        cost().await["user_charge"],
+        shipped.to_string(),
+        "as it was charged"
+    );
+    let config = Config::parse("world", &world.config.to_string(), &Default::default());
+    let config = config.unwrap().config;
+    let from = RerateQuery {
+        from: "2026-01-01".into(),
+        ..RerateQuery::default()
+    };
+    for changed in [1, 0] {
+        let rerated = world.engine.database().rerate(&from, &config).await;
+        assert_eq!(rerated.unwrap().changed, changed);
+    }
+    let right = Pico(1_000_000 * input + 2_000_000 * output).to_string();
+    assert_eq!(cost().await["user_charge"], right);
+    // The caller sees the same of its own.
+    let own = alice.get("/v1/usage").await.json();
+    assert_eq!(own["data"][0]["cost"]["provider_cost"], right);
 }

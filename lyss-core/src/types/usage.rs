@@ -51,7 +51,8 @@ impl Usage {
     /// ten million, or sub-counts above their total). An explicit 0 stays 0.
     ///
     /// # Source
-    /// OpenAI chat completions and embeddings reference; `prompt_cache_hit_tokens` is DeepSeek's name.
+    /// OpenAI chat completions and embeddings reference; `prompt_cache_hit_tokens` is DeepSeek's name,
+    /// `cache_creation_input_tokens` that of DashScope's compatible mode.
     pub fn from_openai(value: RawValue<'_>) -> Option<Self> {
         #[derive(Deserialize, Default)]
         struct Wire {
@@ -65,6 +66,7 @@ impl Usage {
         struct PromptDetails {
             cached_tokens: Option<u64>,
             cache_write_tokens: Option<u64>,
+            cache_creation_input_tokens: Option<u64>,
         }
         #[derive(Deserialize, Default)]
         struct CompletionDetails {
@@ -79,7 +81,10 @@ impl Usage {
                 .cached_tokens
                 .or(wire.prompt_cache_hit_tokens)
                 .unwrap_or(0),
-            cache_write_tokens: prompt.cache_write_tokens.unwrap_or(0),
+            cache_write_tokens: prompt
+                .cache_write_tokens
+                .or(prompt.cache_creation_input_tokens)
+                .unwrap_or(0),
             reasoning_tokens: wire
                 .completion_tokens_details
                 .unwrap_or_default()

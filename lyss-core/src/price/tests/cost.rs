@@ -36,7 +36,7 @@ fn what_providers_report_costs_what_they_charge() {
         cache_write_tokens: 0,
         reasoning_tokens: thoughts,
     };
-    let cases: [(Catalog, &str, Usage, [u64; 5], &str); 14] = [
+    let cases: [(Catalog, &str, Usage, [u64; 5], &str); 15] = [
         (
             Catalog::OpenAi,
             "gpt-4o-2024-11-20",
@@ -106,6 +106,15 @@ fn what_providers_report_costs_what_they_charge() {
             ),
             [1, 32_000, 0, 10, 0],
             "0.0058518", // 1 × 1.8 + 32000 × 0.18 + 10 × 9
+        ),
+        (
+            Catalog::DashScope,
+            "qwen3.8-flash",
+            openai(
+                r#"{"prompt_tokens":3000,"completion_tokens":10,"total_tokens":3010,"completion_tokens_details":null,"prompt_tokens_details":{"audio_tokens":null,"cached_tokens":1000,"cache_creation_input_tokens":1500}}"#,
+            ),
+            [500, 1000, 1500, 10, 0],
+            "0.0003957", // 500 × 0.15 + 1000 × 0.016 + 1500 × 0.2 + 10 × 0.47
         ),
         (
             Catalog::DashScopeChina,
