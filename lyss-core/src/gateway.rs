@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    budget::{BudgetDefinition, BudgetState},
     context::tokens::Tokenizer,
     error::{Error, Result},
     price::PriceEntry,
@@ -121,6 +122,19 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Deletes a price (admin).
     async fn delete_price(&self, context: CallContext, id: i64) -> Result<()>;
+
+    /// All budgets, those of the database first, and how they stand (admin).
+    async fn budgets(&self, context: CallContext) -> Result<Vec<BudgetState>>;
+
+    /// Adds a budget, or changes the one with the same id (admin). Returns it as stored.
+    async fn put_budget(
+        &self,
+        context: CallContext,
+        budget: BudgetDefinition,
+    ) -> Result<BudgetState>;
+
+    /// Deletes a budget (admin). What was spent stays counted.
+    async fn delete_budget(&self, context: CallContext, id: i64) -> Result<()>;
 
     /// What the gateway depends on, and whether it answers.
     async fn health(&self) -> Health;

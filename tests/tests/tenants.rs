@@ -95,6 +95,9 @@ impl Tenants {
             (_, "/admin/prices" | "/admin/prices/{id}") => {
                 Some(json!({"model": "another", "currency": "USD", "input": "1", "output": "2"}))
             }
+            (_, "/admin/budgets" | "/admin/budgets/{id}") => {
+                Some(json!({ "user": "nobody", "amount": "1", "period": "day" }))
+            }
             (_, "/admin/routing-rules" | "/admin/routing-rules/{id}") => {
                 Some(json!({"model_name": "another", "provider_id": "backup"}))
             }
@@ -109,6 +112,7 @@ impl Tenants {
             "/models/{*id}" => "gpt-4o-mini".to_owned(),
             "/sessions/{id}" | "/sessions/{id}/messages" => CANARY.to_owned(),
             "/requests/{id}" => self.request.clone(),
+            "/admin/budgets/{id}" => "1".to_owned(),
             "/admin/routing-rules/{id}" => self.rule.to_string(),
             "/admin/prices/{id}" => "1".to_owned(),
             "/docs/{*file}" => "index.html".to_owned(),

@@ -21,7 +21,7 @@ pub(crate) struct Book {
     sessions: BySubject,
     total: Vec<Arc<Budget>>,
     zone: Option<TimeZone>,
-    pub rates: Rates,
+    pub rates: Arc<Rates>,
 }
 
 /// A budget that bounds a request.
@@ -36,7 +36,7 @@ impl Book {
     pub fn new(
         budgets: impl IntoIterator<Item = Arc<Budget>>,
         zone: TimeZone,
-        rates: Rates,
+        rates: Arc<Rates>,
     ) -> Self {
         let mut book = Self {
             zone: Some(zone),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn book(budgets: Vec<Arc<Budget>>) -> Book {
-        Book::new(budgets, TimeZone::UTC, Rates::default())
+        Book::new(budgets, TimeZone::UTC, Arc::default())
     }
 
     fn amounts(book: &Book, spender: &Spender) -> Vec<i128> {

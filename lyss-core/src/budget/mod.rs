@@ -22,21 +22,35 @@ mod counter;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
 mod definition;
+mod listing;
 mod period;
 mod rates;
+#[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+mod redis;
 mod refusal;
 mod reservation;
 mod settling;
 mod store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod stored;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sweep;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use database::rollup;
 pub use definition::{Budget, EACH, Scope, Spender};
+pub use listing::{BudgetDefinition, BudgetState};
 pub use reservation::Reservation;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -50,8 +64,10 @@ use self::{
     store::{Asked, BudgetStore, Claim, Outcome},
 };
 use crate::{
+    billing::Ledger,
     config::{self, Config},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
+    telemetry::budgets::BudgetMetrics,
     types::{Pico, RequestId},
 };
 
@@ -62,19 +78,24 @@ const TRIES: usize = 8;
 
 /// The budgets of a gateway.
 pub struct Budgets {
-    book: ArcSwap<Book>,
+    book: Arc<ArcSwap<Book>>,
     sources: Mutex<Sources>,
     store: Arc<dyn BudgetStore>,
     settling: Arc<Settling>,
+    metrics: BudgetMetrics,
+    /// Whether calls go on while the store is away.
+    goes_on: AtomicBool,
+    /// Whether a reservation was ever asked for.
+    used: AtomicBool,
 }
 
 /// What the book is made of.
 #[derive(Debug, Default)]
 struct Sources {
     configured: Vec<Arc<Budget>>,
-    stored: Vec<Arc<Budget>>,
+    stored: Vec<(i64, Arc<Budget>)>,
     zone: Option<jiff::tz::TimeZone>,
-    rates: Rates,
+    rates: Arc<Rates>,
 }
 
 /// The budgets that bound a request.
@@ -93,21 +114,47 @@ impl Applying {
 
 impl Budgets {
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    fn new(store: Arc<dyn BudgetStore>) -> Self {
+    fn new(store: Arc<dyn BudgetStore>, metrics: BudgetMetrics) -> Self {
         Self {
-            book: ArcSwap::default(),
+            book: Arc::default(),
             sources: Mutex::default(),
             store,
             settling: Arc::default(),
+            metrics,
+            goes_on: AtomicBool::new(false),
+            used: AtomicBool::new(false),
         }
     }
 
     /// With the counters in the database.
-    pub(crate) fn in_database(database: crate::database::Database) -> Self {
+    pub(crate) fn in_database(database: crate::database::Database, metrics: BudgetMetrics) -> Self {
         #[cfg(any(feature = "postgres", feature = "sqlite"))]
-        return Self::new(Arc::new(database::DatabaseBudgetStore::new(database)));
+        return Self::new(
+            Arc::new(database::DatabaseBudgetStore::new(database)),
+            metrics,
+        );
         #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
         match database.pool {}
+    }
+
+    /// With the counters in Redis, over the request log in the database.
+    #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+    pub(crate) fn in_redis(
+        redis: crate::redis::RedisHandle,
+        database: crate::database::Database,
+        metrics: BudgetMetrics,
+    ) -> Self {
+        let store = redis::RedisBudgetStore::new(redis, database);
+        Self::new(Arc::new(store), metrics)
+    }
+
+    /// Refuses a Redis that removes counters when its memory is full.
+    ///
+    /// # Errors
+    /// `invalid_value`.
+    #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
+    pub(crate) async fn check_policy(redis: &crate::redis::RedisHandle) -> Result<()> {
+        redis::RedisBudgetStore::check_policy(redis).await
     }
 
     /// Puts the budgets of a configuration into force, in place of the ones before.
@@ -132,15 +179,28 @@ impl Budgets {
         let mut sources = self.sources.lock();
         sources.configured = configured;
         sources.zone = Some(zone);
-        sources.rates = rates;
+        sources.rates = Arc::new(rates);
         self.rebuild(&sources);
+        let open = config.billing.on_store_down == config::OnStoreDown::Open;
+        self.goes_on.store(open, Relaxed);
         Ok(())
     }
 
+    /// Takes over the budgets of the table.
+    pub(crate) fn use_stored(&self, stored: Vec<(i64, Arc<Budget>)>) {
+        let mut sources = self.sources.lock();
+        sources.stored = stored;
+        self.rebuild(&sources);
+    }
+
     fn rebuild(&self, sources: &Sources) {
-        let budgets = sources.configured.iter().chain(&sources.stored).cloned();
+        let budgets = sources
+            .configured
+            .iter()
+            .chain(sources.stored.iter().map(|(_, budget)| budget))
+            .cloned();
         let zone = sources.zone.clone().unwrap_or(jiff::tz::TimeZone::UTC);
-        let book = Book::new(budgets, zone, sources.rates.clone());
+        let book = Book::new(budgets, zone, Arc::clone(&sources.rates));
         self.book.store(Arc::new(book));
     }
 
@@ -182,10 +242,26 @@ impl Budgets {
             book: &book,
             currency,
         };
-        let granted = tokio::time::timeout(PATIENCE, self.grant(&request, asked, least.min(asked)))
+        self.used.store(true, Relaxed);
+        let granting = self.grant(&request, asked, least.min(asked));
+        let granted = tokio::time::timeout(PATIENCE, granting)
             .await
-            .unwrap_or_else(|_| Err(refusal::unavailable(None)))
-            .inspect_err(|_| self.settling.forget(&id))?;
+            .unwrap_or_else(|_| Err(refusal::unavailable(None)));
+        let (granted, unchecked) = match granted {
+            Ok(granted) => (granted, false),
+            Err(error) if self.goes_on(&error) => {
+                self.go_on(&request, asked, &error)?;
+                (asked, true)
+            }
+            Err(error) => {
+                self.settling.forget(&id);
+                self.store.dropped(&id);
+                if error.kind() == ErrorKind::BudgetStoreUnavailable {
+                    self.metrics.unavailable();
+                }
+                return Err(error);
+            }
+        };
         let parts = applying.bounds.iter().map(|bound| Part {
             counter: Arc::clone(&bound.counter),
             key: Arc::clone(&bound.key),
@@ -196,8 +272,29 @@ impl Budgets {
             parts: parts.collect(),
             settling: Arc::clone(&self.settling),
             book: Arc::clone(&book),
+            store: Arc::clone(&self.store),
+            metrics: self.metrics.clone(),
+            unchecked,
         };
         Ok(Reservation::held(granted, held))
+    }
+
+    /// Whether a call goes on that has no reservation.
+    fn goes_on(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::BudgetStoreUnavailable && self.goes_on.load(Relaxed)
+    }
+
+    /// Lets a call go on; what it costs is counted when the store is back.
+    fn go_on(&self, request: &Request<'_>, amount: Pico, error: &Error) -> Result<()> {
+        self.metrics.unchecked();
+        tracing::warn!(request_id = %request.id, ?error, "a call goes on without its budgets being asked");
+        self.settling.opened(request.id);
+        self.store.reserved_unchecked(Asked {
+            id: request.id,
+            claims: &request.claims(amount)?,
+            rates: &request.book.rates,
+        });
+        Ok(())
     }
 
     /// How much is reserved.
@@ -223,6 +320,9 @@ impl Budgets {
             };
             if let Some(at) = (0..left.len()).find(short) {
                 let (bound, left) = (request.bounds.get(at), left.get(at).copied().unwrap_or(0));
+                if let Some(bound) = bound {
+                    self.metrics.refused(bound.budget.scope.as_str());
+                }
                 return Err(refusal::exceeded(bound, pico(left)));
             }
             // What is left affords less than was asked, and enough. Others may be faster.
@@ -234,6 +334,11 @@ impl Budgets {
         Err(refusal::contended())
     }
 
+    /// Whether no budget was ever used: then the store is left alone.
+    fn is_idle(&self) -> bool {
+        self.is_empty() && !self.used.load(Relaxed)
+    }
+
     /// Whether a budget bounds anybody, the keys' own aside.
     pub fn is_empty(&self) -> bool {
         self.book.load().is_empty()
@@ -242,12 +347,125 @@ impl Budgets {
     /// The task that sends settlements to the store.
     pub(crate) fn settling(&self) -> impl Future<Output = ()> + Send + 'static {
         let (settling, store) = (Arc::clone(&self.settling), Arc::clone(&self.store));
-        async move { settling.run(&*store).await }
+        let book = Arc::clone(&self.book);
+        async move { settling.run(&*store, &book).await }
+    }
+
+    /// What the store does several times a second, where there are budgets.
+    pub(crate) async fn keep(&self, ledger: &Ledger) -> Result<()> {
+        if self.is_idle() {
+            return Ok(());
+        }
+        self.store.keep(ledger).await
+    }
+
+    /// Takes over the budgets of the table, if its version is another than the one that was seen; the version.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) async fn follow(
+        &self,
+        database: &crate::database::Database,
+        seen: Option<i64>,
+    ) -> Result<i64> {
+        // The version first: a change in between is then seen at the next look, never missed.
+        let version = database.config_version("budgets").await?;
+        if seen != Some(version) {
+            let stored = database.list_budgets().await?;
+            self.use_stored(stored.into_iter().map(|one| (one.id, one.budget)).collect());
+        }
+        Ok(version)
+    }
+
+    /// Every budget that is defined, and how it stands: those of the table, then those of the configuration.
+    ///
+    /// # Errors
+    /// `budget_store_unavailable`.
+    pub(crate) async fn list(&self) -> Result<Vec<BudgetState>> {
+        let budgets: Vec<(Option<i64>, Arc<Budget>)> = {
+            let sources = self.sources.lock();
+            let stored = sources.stored.iter();
+            let configured = sources.configured.iter();
+            stored
+                .map(|(id, budget)| (Some(*id), Arc::clone(budget)))
+                .chain(configured.map(|budget| (None, Arc::clone(budget))))
+                .collect()
+        };
+        let bounds: Vec<Bound> = budgets.iter().map(|(_, budget)| self.now(budget)).collect();
+        let single: Vec<Arc<str>> = bounds
+            .iter()
+            .filter(|bound| listing::is_single(&bound.budget))
+            .map(|bound| Arc::clone(&bound.key))
+            .collect();
+        let mut balances = self.balances(&single).await?.into_iter();
+        let each = budgets.iter().zip(&bounds).map(|((id, _), bound)| {
+            let balance = listing::is_single(&bound.budget)
+                .then(|| balances.next().flatten().unwrap_or_default());
+            listing::state(*id, bound, balance)
+        });
+        Ok(each.collect())
+    }
+
+    /// How a budget of the table stands; without its balance, if that cannot be known at the moment.
+    pub(crate) async fn state(&self, id: i64, budget: &Budget) -> BudgetState {
+        let bound = self.now(&Arc::new(budget.clone()));
+        let mut balance = None;
+        if listing::is_single(budget)
+            && let Ok(balances) = self.balances(&[Arc::clone(&bound.key)]).await
+        {
+            balance = Some(balances.into_iter().next().flatten().unwrap_or_default());
+        }
+        listing::state(Some(id), &bound, balance)
+    }
+
+    /// A budget with the counter of its own subject in the period of now.
+    fn now(&self, budget: &Arc<Budget>) -> Bound {
+        let now = crate::session::now_ms();
+        self.book.load().bound(budget, &budget.subject, now)
+    }
+
+    async fn balances(&self, keys: &[Arc<str>]) -> Result<Vec<Option<store::Balance>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        tokio::time::timeout(PATIENCE, self.store.balances(keys))
+            .await
+            .unwrap_or_else(|_| Err(refusal::unavailable(None)))
+            .map_err(|error| refusal::unavailable(Some(error)))
+    }
+
+    /// Puts how the budgets stand into the metrics: of the first hundred that have one counter.
+    pub(crate) async fn measure(&self) -> Result<()> {
+        const MOST: usize = 100;
+        if self.is_empty() {
+            self.metrics.clear();
+            return Ok(());
+        }
+        let units =
+            |amount: Option<Pico>| amount.map(|amount| amount.0 as f64 / Pico::ONE.0 as f64);
+        let states = self.list().await?;
+        self.metrics.clear();
+        for (at, state) in states.iter().enumerate().take(MOST) {
+            let definition = &state.definition;
+            let (Some(spent), Some(reserved)) = (units(state.spent), units(state.reserved)) else {
+                continue;
+            };
+            let name = match definition.id {
+                Some(id) => format!("api.{id}"),
+                None => format!("config.{at}"),
+            };
+            let currency = definition.currency.as_deref().unwrap_or_default();
+            let amount = units(Some(definition.amount)).unwrap_or_default();
+            self.metrics
+                .stands(&name, currency, amount, spent, reserved);
+        }
+        Ok(())
     }
 
     /// Settles what nobody else settles; how many reservations.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) async fn sweep(&self, database: &crate::database::Database) -> Result<usize> {
+        if self.is_idle() {
+            return Ok(0);
+        }
         let book = self.book.load_full();
         sweep::sweep(&*self.store, database, &self.settling, &book.rates).await
     }

@@ -1,26 +1,27 @@
 //! What a request may cost, held until it is known what it did cost.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{
     book::Book,
     counter::{Counter, nano},
     settling::Settling,
-    store::Settlement,
+    store::{BudgetStore, Settlement},
 };
-use crate::types::{Pico, RequestId};
+use crate::{
+    telemetry::budgets::BudgetMetrics,
+    types::{Pico, RequestId},
+};
 
 /// An amount that is reserved. Settle it; if it is dropped instead, it counts as if it were spent until the request's
 /// row is in the log, and then by what the row says.
 #[must_use = "what is reserved must be settled"]
-#[derive(Debug)]
 pub struct Reservation {
     granted: Pico,
     held: Option<Held>,
 }
 
 /// Where the amount is held.
-#[derive(Debug)]
 pub(super) struct Held {
     pub id: RequestId,
     /// The currency of the amount.
@@ -28,6 +29,10 @@ pub(super) struct Held {
     pub parts: Vec<Part>,
     pub book: Arc<Book>,
     pub settling: Arc<Settling>,
+    pub store: Arc<dyn BudgetStore>,
+    pub metrics: BudgetMetrics,
+    /// Whether the store was away, and the amount is only noted.
+    pub unchecked: bool,
 }
 
 /// The part of one counter.
@@ -67,6 +72,7 @@ impl Reservation {
             return;
         };
         if charge > self.granted {
+            held.metrics.excess();
             tracing::warn!(
                 request_id = %held.id, charged = %charge, reserved = %self.granted, currency = &*held.currency,
                 "a request cost more than was reserved for it; the excess counts against its budgets"
@@ -81,8 +87,17 @@ impl Reservation {
         let settlement = Settlement {
             id: held.id,
             charges: charges.collect(),
+            unchecked: held.unchecked,
         };
         held.settling.settle(settlement);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("granted", &self.granted)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,6 +105,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             held.settling.forget(&held.id);
+            held.store.dropped(&held.id);
         }
     }
 }

@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::store::{BudgetStore, Settlement};
+use super::{
+    book::Book,
+    store::{BudgetStore, Settlement},
+};
 use crate::types::RequestId;
 
 /// Settlements of one call to the store.
@@ -60,7 +64,7 @@ impl Settling {
     }
 
     /// Sends settlements to the store as they come, as many at once as have gathered, and each until it is in.
-    pub async fn run(&self, store: &dyn BudgetStore) {
+    pub async fn run(&self, store: &dyn BudgetStore, book: &ArcSwap<Book>) {
         let mut pause = FIRST_PAUSE;
         let mut failing = false;
         loop {
@@ -69,7 +73,7 @@ impl Settling {
                 self.wake.notified().await;
                 continue;
             }
-            match store.settle(&batch).await {
+            match store.settle(&batch, &book.load_full().rates).await {
                 Ok(()) => {
                     self.state.lock().under_way = 0;
                     pause = FIRST_PAUSE;

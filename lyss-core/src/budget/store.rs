@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{counter::Counter, rates::Rates};
-use crate::{error::Result, types::RequestId};
+use crate::{billing::Ledger, error::Result, types::RequestId};
 
 /// A part of a reservation: what one counter is asked for. Amounts are in 1e-9 of the counter's currency.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(crate) struct Asked<'a> {
     pub id: RequestId,
     pub claims: &'a [Claim],
     /// For what was spent before in other currencies, where a counter is new.
-    pub rates: &'a Rates,
+    pub rates: &'a Arc<Rates>,
 }
 
 /// What came of it.
@@ -45,6 +45,8 @@ pub(crate) type Amounts = Arc<[(Arc<str>, i64)]>;
 pub(crate) struct Settlement {
     pub id: RequestId,
     pub charges: Amounts,
+    /// Whether the request went on without a reservation, since the store was away.
+    pub unchecked: bool,
 }
 
 /// A reservation that is not settled.
@@ -55,7 +57,6 @@ pub(crate) struct Open {
 }
 
 /// How a counter stands.
-#[allow(dead_code)] // The admin API shows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Balance {
     /// What ended requests cost.
@@ -75,16 +76,35 @@ pub(crate) trait BudgetStore: Send + Sync + 'static {
     /// Reserves, if of every counter enough is left. Asked again with the same id it changes nothing.
     async fn reserve(&self, asked: Asked<'_>) -> Result<Outcome>;
 
-    /// Settles reservations. Those that are not open are left alone.
-    async fn settle(&self, settlements: &[Settlement]) -> Result<()>;
+    /// Settles reservations. Those that are not open are left alone; those of requests that went on without one are
+    /// counted, once.
+    async fn settle(&self, settlements: &[Settlement], rates: &Arc<Rates>) -> Result<()>;
+
+    /// Notes a request that goes on without a reservation, since the store is away.
+    fn reserved_unchecked(&self, asked: Asked<'_>) {
+        let _ = asked;
+    }
+
+    /// A reservation of this instance is left to be settled by what the request log says.
+    fn dropped(&self, id: &RequestId) {
+        let _ = id;
+    }
 
     /// Reservations that were made before a time and are not settled; the oldest ones, if there are many.
     async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>>;
 
     /// How counters stand, by their names; `None` where nothing was ever reserved.
-    #[allow(dead_code)] // The admin API shows them.
     async fn balances(&self, counters: &[Arc<str>]) -> Result<Vec<Option<Balance>>>;
 
     /// Removes counters whose period ended before a time.
-    async fn forget_before(&self, unix_ms: i64) -> Result<()>;
+    async fn forget_before(&self, unix_ms: i64) -> Result<()> {
+        let _ = unix_ms;
+        Ok(())
+    }
+
+    /// What is to be done several times a second, where anything is.
+    async fn keep(&self, ledger: &Ledger) -> Result<()> {
+        let _ = ledger;
+        Ok(())
+    }
 }

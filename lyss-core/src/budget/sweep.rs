@@ -27,7 +27,7 @@ pub(super) async fn sweep(
     store: &dyn BudgetStore,
     database: &Database,
     settling: &Settling,
-    rates: &Rates,
+    rates: &Arc<Rates>,
 ) -> Result<usize> {
     let mut open = store.open_before(now_ms() - AGE_MS).await?;
     open.retain(|open| !settling.is_open(&open.id));
@@ -38,11 +38,12 @@ pub(super) async fn sweep(
             settlements.push(Settlement {
                 id: open.id,
                 charges: charges(open, &row, rates),
+                unchecked: false,
             });
         }
     }
     if !settlements.is_empty() {
-        store.settle(&settlements).await?;
+        store.settle(&settlements, rates).await?;
         tracing::info!(
             reservations = settlements.len(),
             "reservations settled by what the request log says"

@@ -1,7 +1,8 @@
 //! The promises of a store of counters, on every store; and the budgets over it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg(all(feature = "postgres", feature = "sqlite"))]
+#![cfg(all(feature = "postgres", feature = "sqlite", feature = "redis"))]
 
+mod loss;
 mod promises;
 mod races;
 mod stores;
@@ -34,7 +35,7 @@ fn usd(text: &str) -> Pico {
 
 /// An instance over a store, with the task that settles.
 fn instance(store: &Arc<dyn BudgetStore>, budgets: &str) -> Arc<Budgets> {
-    let instance = Arc::new(Budgets::new(Arc::clone(store)));
+    let instance = Arc::new(Budgets::new(Arc::clone(store), BudgetMetrics::default()));
     instance.configure(&config(budgets)).unwrap();
     tokio::spawn(instance.settling());
     instance

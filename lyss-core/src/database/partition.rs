@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::Database;
 use crate::Result;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::budget::rollup as budget;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::{Pool, unavailable};
@@ -74,15 +76,7 @@ impl Database {
                 let mut deleted = 0;
                 loop {
                     // In portions, so that the write lock is never held for long.
-                    let portion = sqlx::query(
-                        "DELETE FROM request_logs WHERE id IN
-                         (SELECT id FROM request_logs WHERE created_at < ?1 LIMIT 2000)",
-                    )
-                    .bind(&cutoff)
-                    .execute(pool)
-                    .await
-                    .map_err(unavailable)?
-                    .rows_affected();
+                    let portion = delete_portion(pool, &cutoff).await.map_err(unavailable)?;
                     deleted += portion;
                     if portion == 0 {
                         break;
@@ -97,6 +91,22 @@ impl Database {
             }
         }
     }
+}
+
+/// Deletes the oldest rows from before a time; how many.
+#[cfg(feature = "sqlite")]
+async fn delete_portion(pool: &sqlx::SqlitePool, cutoff: &str) -> sqlx::Result<u64> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query(budget::ROLL_UP_PORTION)
+        .bind(cutoff)
+        .execute(&mut *transaction)
+        .await?;
+    let deleted = sqlx::query(budget::DELETE_PORTION)
+        .bind(cutoff)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(deleted.rows_affected())
 }
 
 /// The first day of the month, in UTC.
@@ -174,6 +184,7 @@ async fn drop_partitions(
     let mut dropped = 0;
     for name in names {
         if partition_month(&name).is_some_and(|month| month < cutoff_month) {
+            budget::roll_up_partition(&mut transaction, &name).await?;
             // The name has just been parsed: it is a prefix and two numbers.
             sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP TABLE {name}")))
                 .execute(&mut *transaction)
@@ -181,7 +192,7 @@ async fn drop_partitions(
             dropped += 1;
         }
     }
-    sqlx::query("DELETE FROM request_logs_default WHERE created_at < $1::text::timestamptz")
+    sqlx::query(budget::ROLL_UP_DEFAULT)
         .bind(crate::types::log::rfc3339(cutoff_ms))
         .execute(&mut *transaction)
         .await?;

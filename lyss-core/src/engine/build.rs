@@ -153,10 +153,11 @@ impl EngineBuilder {
             retention: Some(config.data.database.log_retention),
             ..LedgerOptions::new(config.data.spool_path(), config.data.spool_max_bytes)
         };
+        let metrics = Metrics::default();
         let ledger = Ledger::open(options, Some(database.clone()))?;
         let topics = Topics::new(config.data.spool_path(), config.data.outbox_max_bytes);
         let redis = open_redis(&config).await?;
-        let budgets = super::budgets::open(&config, &database, redis.as_ref())?;
+        let budgets = super::budgets::open(&config, &metrics, &database, redis.as_ref()).await?;
         let durable_sessions =
             sessions.is_some() || config.session.store != Some(StoreKind::Memory);
         let sessions = match sessions {
@@ -186,7 +187,7 @@ impl EngineBuilder {
         let prices = PriceBook::default().with_configured(configured_prices(&config.billing)?);
         let table = Table::build(&parts(&configured, Vec::new()), None);
         let inner = Arc::new(Inner {
-            metrics: Metrics::default(),
+            metrics,
             ledger,
             budgets,
             database,

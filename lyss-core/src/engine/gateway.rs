@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     admission::Scope,
+    budget::{BudgetDefinition, BudgetState},
     error::{Error, ErrorKind, Result},
     gateway::{
         Gateway, Health, HealthStatus, NewSession, PageQuery, PromptTokens, Ready, RequestPage,
@@ -303,6 +304,25 @@ impl Gateway for Engine {
     async fn delete_price(&self, context: CallContext, id: i64) -> Result<()> {
         self.admin(&context).await?;
         self.remove_price(id).await
+    }
+
+    async fn budgets(&self, context: CallContext) -> Result<Vec<BudgetState>> {
+        self.admin(&context).await?;
+        self.0.budgets.list().await
+    }
+
+    async fn put_budget(
+        &self,
+        context: CallContext,
+        budget: BudgetDefinition,
+    ) -> Result<BudgetState> {
+        self.admin(&context).await?;
+        self.store_budget(budget).await
+    }
+
+    async fn delete_budget(&self, context: CallContext, id: i64) -> Result<()> {
+        self.admin(&context).await?;
+        self.remove_budget(id).await
     }
 
     async fn health(&self) -> Health {

@@ -41,7 +41,6 @@ pub(super) async fn start(engine: &Engine) {
     spawn(inner, prices::follow(weak.clone(), inner.database.clone()));
     spawn(inner, sweep(weak.clone()));
     spawn(inner, ping(weak));
-    super::budgets::start(inner);
     super::callers::start(inner);
     start_checks(inner);
     // Usually there at once; a call must not be routed by seeds that the table overrules, nor billed by them.
@@ -50,7 +49,8 @@ pub(super) async fn start(engine: &Engine) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let _ = tokio::time::timeout(START_PATIENCE, rules).await;
+    let rules = tokio::time::timeout(START_PATIENCE, rules);
+    let _ = tokio::join!(rules, super::budgets::start(inner));
 }
 
 fn start_checks(inner: &Arc<Inner>) {

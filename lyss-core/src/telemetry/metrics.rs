@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{callers::CallerMetrics, requests::Requests};
+use super::{budgets::BudgetMetrics, callers::CallerMetrics, requests::Requests};
 use crate::spool::OutboxStats;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +53,8 @@ pub struct Metrics {
     outbox: Outboxes,
     idempotency: Family<OutcomeLabels, Counter>,
     memory: MemoryCounters,
+    /// What budgets do.
+    pub budgets: BudgetMetrics,
     /// The callers' limits.
     pub callers: CallerMetrics,
 }
@@ -207,8 +209,10 @@ impl Default for Metrics {
             idempotency.clone(),
         );
         let memory = MemoryCounters::register(&mut registry);
+        let budgets = BudgetMetrics::register(&mut registry);
         let callers = CallerMetrics::register(&mut registry);
         Self {
+            budgets,
             registry,
             requests,
             in_flight,

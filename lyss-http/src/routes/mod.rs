@@ -111,6 +111,11 @@ routes! {
     GET    api  "/admin/prices/{id}"        Admin  admin::prices::retrieve;
     PUT    api  "/admin/prices/{id}"        Admin  admin::prices::put;
     DELETE api  "/admin/prices/{id}"        Admin  admin::prices::delete;
+    GET    api  "/admin/budgets"            Admin  admin::budgets::list;
+    POST   api  "/admin/budgets"            Admin  admin::budgets::add;
+    GET    api  "/admin/budgets/{id}"       Admin  admin::budgets::retrieve;
+    PUT    api  "/admin/budgets/{id}"       Admin  admin::budgets::put;
+    DELETE api  "/admin/budgets/{id}"       Admin  admin::budgets::delete;
     GET    api  "/openapi.json"             Public docs::openapi;
     GET    root "/docs"                     Public docs::redirect;
     GET    root "/docs/"                    Public docs::page;

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lyss_core::{
     Error, ErrorKind, Gateway, Result,
+    budget::{BudgetDefinition, BudgetState},
     context::tokens::Tokenizer,
     gateway::*,
     price::PriceEntry,
@@ -352,6 +353,31 @@ impl Gateway for Scripted {
     }
 
     async fn delete_price(&self, context: CallContext, _: i64) -> Result<()> {
+        self.admit(&context, true)
+    }
+
+    async fn budgets(&self, context: CallContext) -> Result<Vec<BudgetState>> {
+        self.admit(&context, true)?;
+        Ok(Vec::new())
+    }
+
+    async fn put_budget(
+        &self,
+        context: CallContext,
+        budget: BudgetDefinition,
+    ) -> Result<BudgetState> {
+        self.admit(&context, true)?;
+        Ok(BudgetState {
+            definition: Arc::new(budget),
+            source: "api".into(),
+            spent: None,
+            reserved: None,
+            left: None,
+            renews_at: None,
+        })
+    }
+
+    async fn delete_budget(&self, context: CallContext, _: i64) -> Result<()> {
         self.admit(&context, true)
     }
 

@@ -1,16 +1,20 @@
 //! Counters in the database, PostgreSQL or SQLite: each step one transaction, the counters' rows locked in the order of
 //! their names.
 
+pub(crate) mod rollup;
 mod spent;
 
 pub(super) use spent::spent;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::store::{Asked, Balance, BudgetStore, Claim, Open, Outcome, Settlement};
+use super::{
+    rates::Rates,
+    store::{Asked, Balance, BudgetStore, Claim, Open, Outcome, Settlement},
+};
 use crate::{
     database::{
         Database, Pool, QueryResult,
@@ -36,9 +40,11 @@ const BEGIN: &str =
 const MOVE: &str =
     "UPDATE budget_counters SET reserved_nano = reserved_nano - $2, spent_nano = spent_nano + $3
      WHERE counter = $1";
-#[allow(dead_code)] // The admin API shows it.
 const BALANCE: &str = "SELECT spent_nano, reserved_nano FROM budget_counters WHERE counter = $1";
 const FORGET: &str = "DELETE FROM budget_counters WHERE ends_ms < $1";
+
+/// In place of a counter's name, for a request that went on without a reservation.
+const MARK: &str = "";
 
 /// A [`BudgetStore`] in the database.
 pub(crate) struct DatabaseBudgetStore {
@@ -69,6 +75,16 @@ impl DatabaseBudgetStore {
         done
     }
 
+    /// What the log says. Goes on when the request that needs it does not wait so long: the log keeps what was read.
+    async fn spent(&self, claim: &Claim, rates: &Arc<Rates>) -> Result<i64> {
+        let (database, counter) = (self.database.clone(), Arc::clone(&claim.counter));
+        let rates = Arc::clone(rates);
+        let counted = tokio::spawn(async move { spent(&database, &counter, &rates, &[]).await });
+        counted
+            .await
+            .unwrap_or_else(|error| Err(crate::database::unavailable(error)))
+    }
+
     async fn try_reserve(&self, asked: &Asked<'_>, order: &[usize]) -> QueryResult<Tried> {
         let mut transaction = Transaction::begin(&self.database).await?;
         let mut left = vec![0; asked.claims.len()];
@@ -88,7 +104,11 @@ impl DatabaseBudgetStore {
         }
         for claim in asked.claims {
             // It is reserved already: the answer to it was lost.
-            if !short && !transaction.enter(&asked.id, claim).await? {
+            if !short
+                && !transaction
+                    .enter(&asked.id, &claim.key, claim.amount)
+                    .await?
+            {
                 return Ok(Tried::Done(Outcome::Granted));
             }
         }
@@ -110,10 +130,21 @@ impl DatabaseBudgetStore {
             .collect();
         charges.sort_unstable();
         let mut transaction = Transaction::begin(&self.database).await?;
+        let mut unchecked = HashMap::new();
+        for settlement in settlements.iter().filter(|one| one.unchecked) {
+            // Of these there was nothing that could go: a mark stays that they are counted.
+            let new = transaction.enter(&settlement.id, MARK, 0).await?;
+            unchecked.insert(settlement.id, new);
+        }
         let mut moves: Vec<(&Arc<str>, i64, i64)> = Vec::new();
         for (key, id, charge) in charges {
-            let Some(amount) = transaction.leave(&id, key).await? else {
-                continue;
+            let amount = match unchecked.get(&id) {
+                Some(true) => 0,
+                Some(false) => continue,
+                None => match transaction.leave(&id, key).await? {
+                    Some(amount) => amount,
+                    None => continue,
+                },
             };
             match moves.last_mut() {
                 Some((last, reserved, spent)) if *last == key => {
@@ -155,7 +186,7 @@ impl Transaction {
     }
 
     /// Notes a reservation; says whether it was not there.
-    async fn enter(&mut self, id: &RequestId, claim: &Claim) -> QueryResult<bool> {
+    async fn enter(&mut self, id: &RequestId, key: &str, amount: i64) -> QueryResult<bool> {
         macro_rules! enter {
             ($id:literal) => {
                 concat!(
@@ -169,16 +200,16 @@ impl Transaction {
             #[cfg(feature = "postgres")]
             Self::Postgres(transaction) => sqlx::query(enter!("$1::text::uuid"))
                 .bind(id.to_string())
-                .bind(&*claim.key)
-                .bind(claim.amount)
+                .bind(key)
+                .bind(amount)
                 .execute(&mut **transaction)
                 .await
                 .map(|done| done.rows_affected() > 0),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(transaction) => sqlx::query(enter!("$1"))
                 .bind(id.to_string())
-                .bind(&*claim.key)
-                .bind(claim.amount)
+                .bind(key)
+                .bind(amount)
                 .execute(&mut **transaction)
                 .await
                 .map(|done| done.rows_affected() > 0),
@@ -231,7 +262,7 @@ impl BudgetStore for DatabaseBudgetStore {
             let Some(claim) = asked.claims.get(unknown) else {
                 continue;
             };
-            let spent = spent(&self.database, &claim.counter, asked.rates, &[]).await?;
+            let spent = self.spent(claim, asked.rates).await?;
             self.in_turn(async {
                 on!(Pool, &self.database.pool, |pool| sqlx::query(BEGIN)
                     .bind(&*claim.key)
@@ -248,24 +279,19 @@ impl BudgetStore for DatabaseBudgetStore {
         ))
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<()> {
+    async fn settle(&self, settlements: &[Settlement], _rates: &Arc<Rates>) -> Result<()> {
         self.in_turn(self.try_settle(settlements)).await
     }
 
     async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>> {
-        // The time is in the first 48 bits of the id, so ids are in the order of their times.
-        let before = format!(
-            "{:08x}-{:04x}-7000-8000-000000000000",
-            unix_ms >> 16,
-            unix_ms & 0xffff
-        );
+        let before = first_id(unix_ms);
         let rows: Vec<(String, String, i64)> = within(PATIENCE, async {
             match &self.database.pool {
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(pool) => {
                     sqlx::query_as(
                         "SELECT request_id::text, counter, amount_nano FROM budget_reservations
-                         WHERE request_id < $1::text::uuid ORDER BY request_id, counter LIMIT $2",
+                         WHERE request_id < $1::text::uuid AND counter <> '' ORDER BY request_id, counter LIMIT $2",
                     )
                     .bind(before)
                     .bind(OPEN_AT_ONCE)
@@ -276,7 +302,7 @@ impl BudgetStore for DatabaseBudgetStore {
                 Pool::Sqlite(pool) => {
                     sqlx::query_as(
                         "SELECT request_id, counter, amount_nano FROM budget_reservations
-                         WHERE request_id < $1 ORDER BY request_id, counter LIMIT $2",
+                         WHERE request_id < $1 AND counter <> '' ORDER BY request_id, counter LIMIT $2",
                     )
                     .bind(before)
                     .bind(OPEN_AT_ONCE)
@@ -319,13 +345,41 @@ impl BudgetStore for DatabaseBudgetStore {
     }
 
     async fn forget_before(&self, unix_ms: i64) -> Result<()> {
+        let before = first_id(unix_ms);
         self.in_turn(async {
             on!(Pool, &self.database.pool, |pool| sqlx::query(FORGET)
                 .bind(unix_ms)
                 .execute(pool)
                 .await
-                .map(drop))
+                .map(drop))?;
+            match &self.database.pool {
+                #[cfg(feature = "postgres")]
+                Pool::Postgres(pool) => sqlx::query(
+                    "DELETE FROM budget_reservations WHERE counter = '' AND request_id < $1::text::uuid",
+                )
+                .bind(before)
+                .execute(pool)
+                .await
+                .map(drop),
+                #[cfg(feature = "sqlite")]
+                Pool::Sqlite(pool) => sqlx::query(
+                    "DELETE FROM budget_reservations WHERE counter = '' AND request_id < $1",
+                )
+                .bind(before)
+                .execute(pool)
+                .await
+                .map(drop),
+            }
         })
         .await
     }
+}
+
+/// The least id of a time: it is in the first 48 bits, so ids are in the order of their times.
+fn first_id(unix_ms: i64) -> String {
+    format!(
+        "{:08x}-{:04x}-7000-8000-000000000000",
+        unix_ms >> 16,
+        unix_ms & 0xffff
+    )
 }

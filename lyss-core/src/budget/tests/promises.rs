@@ -139,11 +139,12 @@ pub(super) async fn settling_twice_changes_nothing(pair: Pair) {
     let settlement = Settlement {
         id,
         charges: [(key, nano(usd("0.25")))].into(),
+        unchecked: false,
     };
     let (one, two) = (pair.one.clone(), pair.two.clone());
     for store in [&one, &two, &one] {
         store
-            .settle(&[settlement.clone(), settlement.clone()])
+            .settle(&[settlement.clone(), settlement.clone()], &Arc::default())
             .await
             .unwrap();
     }
@@ -302,4 +303,55 @@ pub(super) async fn what_died_is_settled_by_its_row(pair: Pair) {
     log(&pair.database, lost, "u", Pico::ZERO, "USD").await;
     assert_eq!(budgets.sweep(&pair.database).await.unwrap(), 1);
     assert_eq!(balance(&budgets, "u").await, (usd("0.75"), usd("0")));
+}
+
+pub(super) async fn what_leaves_the_log_stays_counted(pair: Pair) {
+    let day = 86_400_000;
+    let now = RequestId::new();
+    for (days, charge) in [(500, "1"), (450, "2"), (0, "4")] {
+        let mut bytes = *RequestId::new().as_bytes();
+        bytes[..6].copy_from_slice(&(now.unix_ms() - days * day).to_be_bytes()[2..]);
+        log(
+            &pair.database,
+            RequestId::from_bytes(bytes),
+            "u",
+            usd(charge),
+            "USD",
+        )
+        .await;
+    }
+    log(&pair.database, now, "other", usd("8"), "CNY").await;
+    for _ in 0..2 {
+        let year = Duration::from_secs(365 * 86_400);
+        pair.database
+            .drop_expired_logs(now.unix_ms(), year)
+            .await
+            .unwrap();
+    }
+    for (scope, spent) in [("user: u", "7"), ("key: k", "11"), ("total: true", "11")] {
+        let budgets = instance(
+            &pair.one,
+            &format!("{{ {scope}, amount: 100, period: total }}"),
+        );
+        let spender = Spender {
+            user_id: "u".into(),
+            api_key_id: Some("k".into()),
+            ..Spender::default()
+        };
+        let id = RequestId::new();
+        let applying = budgets.applying(&spender, id.unix_ms());
+        let key = Arc::clone(&applying.bounds[0].key);
+        let _held = budgets
+            .reserve(id, applying, "USD", usd("0.1"), usd("0.1"))
+            .await
+            .unwrap();
+        let balance = pair.one.balances(&[key]).await.unwrap()[0].unwrap();
+        // A roll-up may be rounded up by 1e-9.
+        let over = pico(balance.spent).0 - usd(spent).0;
+        assert!(
+            (0..=2000).contains(&over),
+            "{scope}: {}",
+            pico(balance.spent)
+        );
+    }
 }

@@ -37,6 +37,9 @@ pub(super) async fn a_thousand_callers_never_spend_more(pair: Pair) {
                         parts: parts.collect(),
                         book: Arc::clone(&book),
                         settling: Arc::clone(&budgets.settling),
+                        store: Arc::clone(&budgets.store),
+                        metrics: BudgetMetrics::default(),
+                        unchecked: false,
                     };
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
                     Reservation::held(granted, held).settle(granted);

@@ -1,4 +1,5 @@
 //! `/admin`: what only admin keys may do, one file a resource.
 
+pub(super) mod budgets;
 pub(super) mod prices;
 pub(super) mod rules;
