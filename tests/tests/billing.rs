@@ -246,3 +246,38 @@ async fn on_postgres() {
             .all(|entry| entry.status == 200)
     );
 }
+
+/// With `durability: database` an answer that has come has its row in the table, whatever becomes of the machine then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_row_is_there_before_the_answer() {
+    let url = services::new_database(&services::postgres()).await;
+    let gateway = Gateway::with(json!({"durability": "database"}), Some(url)).await;
+    for number in 0..10 {
+        let mut body = chat("priced", "[[usage:1/1]]");
+        body["stream"] = (number % 2 == 1).into();
+        let answer = gateway.lyss.client().send("POST", CHAT, Some(&body)).await;
+        assert_eq!(answer.unwrap().status, 200);
+        assert_eq!(gateway.store.rows().await.len(), number + 1);
+    }
+}
+
+/// With `durability: disk` every answer is served as before, and every row lands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synced_to_the_disk() {
+    let gateway = Gateway::with(json!({"durability": "disk"}), None).await;
+    let calls = (0..60).map(|number| {
+        let client = gateway.lyss.client();
+        async move {
+            let mut body = chat("priced", "[[usage:1/1]]");
+            body["stream"] = (number % 2 == 1).into();
+            client.send("POST", CHAT, Some(&body)).await.unwrap().status
+        }
+    });
+    let statuses = futures::future::join_all(calls).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let all = |rows: &[Value]| rows.len() == 60;
+    assert!(all(&gateway
+        .store
+        .rows_when(Duration::from_secs(5), all)
+        .await));
+}

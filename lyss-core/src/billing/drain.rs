@@ -105,6 +105,7 @@ async fn step(shared: &Shared, database: &Database, mut reader: Reader) -> (Read
             tracing::warn!(%error, "a drained spool segment cannot be deleted");
         }
     }
+    shared.kept.wrote(rows.len() as u64);
     // Last: who waits for zero may then count on the files as well.
     shared
         .waiting

@@ -14,11 +14,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     drain,
+    durability::{self, Kept},
     record::{Kind, encode},
     upkeep,
 };
 use crate::{
     Error, ErrorKind, Result,
+    config::Durability,
     database::Database,
     spool::{AppendError, Spool},
     types::{LogRow, Status},
@@ -38,6 +40,8 @@ pub struct LedgerOptions {
     pub segment_bytes: u64,
     /// How long rows are kept in the database; `None` for ever.
     pub retention: Option<Duration>,
+    /// What a record must have survived before [`Ledger::kept`] returns.
+    pub durability: Durability,
 }
 
 impl LedgerOptions {
@@ -48,6 +52,7 @@ impl LedgerOptions {
             max_bytes,
             segment_bytes: 8 << 20,
             retention: None,
+            durability: Durability::Process,
         }
     }
 }
@@ -87,6 +92,7 @@ pub(super) struct Shared {
     pub dead_letters: PathBuf,
     pub dead_letters_count: AtomicU64,
     pub damaged: AtomicU64,
+    pub kept: Kept,
 }
 
 impl Ledger {
@@ -118,7 +124,18 @@ impl Ledger {
                     dead_letters: root.join("dead_letter.jsonl"),
                     dead_letters_count: AtomicU64::new(0),
                     damaged: AtomicU64::new(0),
+                    kept: Kept::new(options.durability),
                 });
+                if options.durability == Durability::Disk {
+                    shared.spool.will_sync().map_err(|error| {
+                        let why = format!("cannot sync the spool in {}: {error}", root.display());
+                        Error::new(ErrorKind::BillingSpoolFull, why).with_source(error)
+                    })?;
+                    let (syncing, cancel) = (durability::sync(shared.clone()), cancel.clone());
+                    tasks.spawn(async move {
+                        cancel.run_until_cancelled(syncing).await;
+                    });
+                }
                 tasks.spawn(drain::run(shared.clone(), database.clone(), cancel.clone()));
                 tasks.spawn(drain::adopt(
                     shared.clone(),
@@ -154,11 +171,45 @@ impl Ledger {
         let record = encode(Kind::Intent, row)?;
         // Counted first, so that a closing ledger does not take the directory for empty.
         shared.open.fetch_add(1, Ordering::AcqRel);
+        shared.kept.appending(false);
         if let Err(error) = shared.spool.append(&record, false) {
             shared.open.fetch_sub(1, Ordering::AcqRel);
             return Err(refusal(error));
         }
         Ok(Entry(Some(Slot::Logged(shared.clone()))))
+    }
+
+    /// Waits until an intent that was begun is kept as `billing.durability` wants it.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn begun(&self) -> Result<()> {
+        match &self.shared {
+            Some(shared) if shared.kept.mode == Durability::Disk => shared.kept.on_disk().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the rows of the requests that have ended are kept as `billing.durability` wants it: what is
+    /// acknowledged after this is charged, whatever dies then.
+    ///
+    /// # Errors
+    /// `store_unavailable`; the request has been charged all the same.
+    pub async fn kept(&self) -> Result<()> {
+        let Some(shared) = &self.shared else {
+            return Ok(());
+        };
+        match shared.kept.mode {
+            Durability::Process => Ok(()),
+            Durability::Disk => shared.kept.on_disk().await,
+            Durability::Database => shared.kept.in_database(&shared.wake).await,
+        }
+    }
+
+    /// Whether the end of an answer waits for more than that its row is written to the spool.
+    pub fn keeps_more(&self) -> bool {
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.kept.mode != Durability::Process)
     }
 
     /// Records a request that was refused before anything could begin.
@@ -289,8 +340,10 @@ impl Shared {
     fn append_settle(&self, record: &[u8], finishing: bool) -> Result<(), AppendError> {
         // Before the append: the drain may be faster than this thread.
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel) + 1;
+        self.kept.appending(true);
         if let Err(error) = self.spool.append(record, finishing) {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.kept.wrote(1);
             return Err(error);
         }
         if waiting.is_multiple_of(WAKE_AT) {
@@ -319,8 +372,10 @@ impl Shared {
                 "the spool refuses a finished request"
             );
             self.waiting.fetch_add(1, Ordering::AcqRel);
+            self.kept.appending(true);
             if !self.spool.keep(record) {
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
+                self.kept.wrote(1);
                 tracing::error!(
                     request_id = row.request_id,
                     "too many rows in memory; the log will have the request as aborted"

@@ -18,6 +18,7 @@
 mod adjustment;
 mod columns;
 mod drain;
+mod durability;
 mod ledger;
 mod reader;
 mod record;

@@ -151,6 +151,7 @@ impl EngineBuilder {
         }
         let options = LedgerOptions {
             retention: Some(config.data.database.log_retention),
+            durability: config.billing.durability,
             ..LedgerOptions::new(config.data.spool_path(), config.data.spool_max_bytes)
         };
         let metrics = Metrics::default();

@@ -300,6 +300,11 @@ impl Inner {
         self.settings.load().auth.mode == AuthMode::None || self.keys.is_loaded()
     }
 
+    /// Whether the database answered when it was looked at last.
+    pub fn database_answers(&self) -> bool {
+        self.database_up.load(Relaxed)
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     budget::{Applying, Reservation, Spender},
-    config::{BillingConfig, Unpriced},
+    config::{BillingConfig, Durability, Unpriced},
     context::tokens::Counter,
     engine::Inner,
     error::{Error, ErrorKind, Result},
@@ -50,7 +50,7 @@ pub(crate) fn spender(principal: &Principal, session: Option<&SessionKey>) -> Sp
 /// Covers a chat call; its output limit may be lowered, or set.
 ///
 /// # Errors
-/// `budget_exceeded`, `unpriced_model`, `budget_store_unavailable`, `billing_spool_full`.
+/// `budget_exceeded`, `unpriced_model`, `budget_store_unavailable`, `billing_spool_full`, `store_unavailable`.
 pub(crate) async fn chat(
     inner: &Inner,
     record: &mut Record,
@@ -81,9 +81,8 @@ pub(crate) async fn chat(
         request.set_output_limit(limit);
         record.reserved(reservation, &call.currency, lowered);
     }
-    let price = call.likely();
-    record.begin(bounds::input_at_least(&body), price.as_deref())?;
-    Ok(call.priced)
+    call.begin(inner, record, bounds::input_at_least(&body))
+        .await
 }
 
 /// Covers an embeddings call.
@@ -116,9 +115,8 @@ pub(crate) async fn embeddings(
         let (reservation, _) = call.reserve(inner, bounds, 0, count).await?;
         record.reserved(reservation, &call.currency, None);
     }
-    let price = call.likely();
-    record.begin(bounds::input_at_least(&body), price.as_deref())?;
-    Ok(call.priced)
+    call.begin(inner, record, bounds::input_at_least(&body))
+        .await
 }
 
 /// A call that is to be covered.
@@ -180,6 +178,18 @@ impl<'a> Call<'a> {
             priced,
             currency: currency.unwrap_or_default(),
         })
+    }
+
+    /// Writes the intent.
+    async fn begin(
+        &self,
+        inner: &Inner,
+        record: &mut Record,
+        input_at_least: u64,
+    ) -> Result<Priced> {
+        record.begin(input_at_least, self.likely().as_deref())?;
+        inner.ledger.begun().await?;
+        Ok(self.priced)
     }
 
     fn likely(&self) -> Option<Arc<Price>> {

@@ -200,6 +200,10 @@ impl Delivery {
                             }
                             self.once.settle_stream(None).await;
                             self.end(Ok(()), |record| record.end(None));
+                            if let Err(error) = self.inner.ledger.kept().await {
+                                self.held.clear();
+                                return Some(Err(error));
+                            }
                         }
                         Err(error) => {
                             self.once.settle_stream(Some(&error)).await;
@@ -279,7 +283,7 @@ impl Delivery {
             return Ok(None);
         }
         let chunk = chunk.held_in(&self.inner.stream_buffer)?;
-        if !in_session && !self.once.is_held() {
+        if !in_session && !self.once.is_held() && !self.inner.ledger.keeps_more() {
             return Ok(Some(chunk));
         }
         let hold_back = self.finished;

@@ -106,7 +106,7 @@ pub(crate) async fn chat(
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
         .await;
     record.end(outcome.as_ref().err());
-    outcome
+    inner.ledger.kept().await.and(outcome)
 }
 
 /// A streamed chat answer, from its first chunk on. `gone`: as for [`chat`].
@@ -205,7 +205,7 @@ pub(crate) async fn embed(
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))
         .await;
     record.end(outcome.as_ref().err());
-    outcome
+    inner.ledger.kept().await.and(outcome)
 }
 
 /// Embeddings that the gateway itself needs for its memory. They make a row of their own, for the user.

@@ -1,8 +1,8 @@
 //! A spool's files: one locked directory a process, in it segments that only grow, or go as a whole.
 //!
 //! Appending is one `write(2)` under a short mutex, on the caller's thread: into the page cache that is some
-//! microseconds, less than handing the record to another thread would cost. There is no fsync: what is written
-//! survives the death of the process, not the loss of power (decision 22, durability `process`).
+//! microseconds, less than handing the record to another thread would cost. What is written survives the death of the
+//! process; the loss of power only what was there at the last [`Spool::sync`].
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -59,6 +59,8 @@ struct State {
     segments: Segments,
     overflow: VecDeque<Vec<u8>>,
     closed: bool,
+    /// Sealed files that have not been synced, where syncing is wanted.
+    unsynced: Option<Vec<File>>,
 }
 
 /// What the drain can read at one moment.
@@ -95,6 +97,7 @@ impl Spool {
                 segments: [(0, 0)].into(),
                 overflow: VecDeque::new(),
                 closed: false,
+                unsynced: None,
             }),
             _lock: lock,
         })
@@ -137,6 +140,43 @@ impl Spool {
         }
         self.bytes.fetch_add(length, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// From now on [`Spool::sync`] is called, so that sealed files are kept for it; the directory itself is synced.
+    pub(crate) fn will_sync(&self) -> io::Result<()> {
+        self.state.lock().unsynced = Some(Vec::new());
+        File::open(&self.dir)?.sync_all()?;
+        match self.dir.parent() {
+            Some(root) => File::open(root)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings everything that was appended before onto the disk (`fdatasync`). Blocks; other threads go on appending.
+    ///
+    /// # Errors
+    /// What the disk says. What was not synced then may be lost with the power: it is gone on with in a new file, and the
+    /// same one is never synced again, since the system may have dropped what it could not write.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let (current, sealed) = {
+            let mut state = self.state.lock();
+            let sealed = state.unsynced.as_mut().map(std::mem::take);
+            (state.file.try_clone()?, sealed.unwrap_or_default())
+        };
+        let outcome = sealed
+            .iter()
+            .chain([&current])
+            .try_for_each(File::sync_data);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, dir = %self.dir.display(), "spool segment sealed after a failed sync");
+            self.write_errors.fetch_add(1, Ordering::Relaxed);
+            let mut state = self.state.lock();
+            let kept = state.unsynced.take();
+            let sealed = state.seal(&self.dir);
+            state.unsynced = kept;
+            sealed?;
+        }
+        outcome
     }
 
     fn failed(&self, error: io::Error) -> AppendError {
@@ -254,7 +294,13 @@ impl State {
     /// Goes on in a new file.
     fn seal(&mut self, dir: &Path) -> io::Result<()> {
         let next = self.current + 1;
-        self.file = open_private(&segment_path(dir, next))?;
+        let file = open_private(&segment_path(dir, next))?;
+        let sealed = std::mem::replace(&mut self.file, file);
+        if let Some(unsynced) = &mut self.unsynced {
+            unsynced.push(sealed);
+            // The name of the new file, too.
+            File::open(dir)?.sync_all()?;
+        }
         self.current = next;
         self.segments.insert(next, 0);
         Ok(())
@@ -439,6 +485,19 @@ mod tests {
         assert_eq!(spool.snapshot().segments, [(0, 5), (1, 6)].into());
         assert_eq!(spool.write_errors.load(Ordering::Relaxed), 1);
         assert_eq!(spool.bytes.load(Ordering::Relaxed), 11);
+    }
+
+    #[test]
+    fn what_is_sealed_is_synced_with_the_rest() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::create(root.path(), 4, 1 << 20).unwrap();
+        spool.will_sync().unwrap();
+        for _ in 0..3 {
+            spool.append(b"four", false).unwrap();
+        }
+        assert_eq!(spool.state.lock().unsynced.as_ref().unwrap().len(), 2);
+        spool.sync().unwrap();
+        assert_eq!(spool.state.lock().unsynced.as_ref().unwrap().len(), 0);
     }
 
     #[cfg(unix)]
