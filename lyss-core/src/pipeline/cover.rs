@@ -187,6 +187,13 @@ impl<'a> Call<'a> {
         record: &mut Record,
         input_at_least: u64,
     ) -> Result<Priced> {
+        let wants_database = inner.settings().config.billing.durability == Durability::Database;
+        if wants_database && !inner.database_answers() {
+            return Err(Error::new(
+                ErrorKind::StoreUnavailable,
+                "the database is away, and no answer may come without its row (`billing.durability: database`)",
+            ));
+        }
         record.begin(input_at_least, self.likely().as_deref())?;
         inner.ledger.begun().await?;
         Ok(self.priced)
