@@ -1,9 +1,12 @@
 //! The one trait that every frontend depends on.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    admission::{ApiKey, IssuedKey, KeyChanges, NewKey},
     budget::{BudgetDefinition, BudgetState},
     context::tokens::Tokenizer,
     error::{Error, Result},
@@ -135,6 +138,34 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Deletes a budget (admin). What was spent stays counted.
     async fn delete_budget(&self, context: CallContext, id: i64) -> Result<()>;
+
+    /// All API keys, oldest first (admin).
+    async fn keys(&self, context: CallContext) -> Result<Vec<ApiKey>>;
+
+    /// One API key (admin).
+    async fn key(&self, context: CallContext, id: &str) -> Result<ApiKey>;
+
+    /// Makes an API key (admin). Its secret is in the answer and nowhere else.
+    async fn create_key(&self, context: CallContext, new: NewKey) -> Result<IssuedKey>;
+
+    /// Changes what an API key may use and spend (admin). A key cannot change itself.
+    async fn change_key(
+        &self,
+        context: CallContext,
+        id: &str,
+        changes: KeyChanges,
+    ) -> Result<ApiKey>;
+
+    /// Gives an API key a new secret; the old one goes on working for `grace` (admin).
+    async fn rotate_key(
+        &self,
+        context: CallContext,
+        id: &str,
+        grace: Duration,
+    ) -> Result<IssuedKey>;
+
+    /// Revokes an API key for good (admin).
+    async fn revoke_key(&self, context: CallContext, id: &str) -> Result<()>;
 
     /// What the gateway depends on, and whether it answers.
     async fn health(&self) -> Health;

@@ -65,6 +65,13 @@ async fn every_route_has_its_policy() {
                 ("POST", "completions" | "tokens") => HELLO,
                 ("POST", "embeddings") => r#"{"model":"m","input":"x"}"#,
                 ("POST", "sessions") => "{}",
+                ("POST", "keys" | "rotate") | ("PATCH", _) => "{}",
+                ("POST" | "PUT", _) if path.contains("/prices") => {
+                    r#"{"model":"m","currency":"USD","input":"1","output":"2"}"#
+                }
+                ("POST" | "PUT", _) if path.contains("/budgets") => {
+                    r#"{"user":"u","amount":"1","period":"day"}"#
+                }
                 ("POST" | "PUT", _) => rule,
                 _ => "",
             };

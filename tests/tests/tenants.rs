@@ -98,6 +98,9 @@ impl Tenants {
             (_, "/admin/budgets" | "/admin/budgets/{id}") => {
                 Some(json!({ "user": "nobody", "amount": "1", "period": "day" }))
             }
+            (_, "/admin/keys") => Some(json!({"user_id": "another"})),
+            (_, "/admin/keys/{id}") => Some(json!({"scopes": ["admin"]})),
+            (_, "/admin/keys/{id}/rotate") => Some(json!({"grace_seconds": 0})),
             (_, "/admin/routing-rules" | "/admin/routing-rules/{id}") => {
                 Some(json!({"model_name": "another", "provider_id": "backup"}))
             }
@@ -115,6 +118,10 @@ impl Tenants {
             "/admin/budgets/{id}" => "1".to_owned(),
             "/admin/routing-rules/{id}" => self.rule.to_string(),
             "/admin/prices/{id}" => "1".to_owned(),
+            // Bob's own: not even that.
+            "/admin/keys/{id}" | "/admin/keys/{id}/rotate" => {
+                self.world.key("bob").unwrap()[5..17].to_owned()
+            }
             "/docs/{*file}" => "index.html".to_owned(),
             path => panic!("no id for the new route {path}"),
         };

@@ -3,6 +3,7 @@
 //! Used by `pipeline/admit.rs`. A key is checked against a snapshot in memory ([`KeyRing`]); the database is never on
 //! the way of a request, and its absence never turns a good key into a wrong one.
 
+mod api;
 mod key;
 pub(crate) mod limit;
 mod pepper;
@@ -11,6 +12,7 @@ mod scope;
 mod settings;
 mod store;
 
+pub use api::{ApiKey, IssuedKey, KeyState};
 pub use key::{KeyHasher, KeyRecord, PreviousSecret};
 pub use pepper::load_or_create_pepper;
 pub use ring::{KeyAnswer, KeyRing, RingTimes};

@@ -153,6 +153,15 @@ impl KeyRing {
         }
     }
 
+    /// Waits a fraction of a second until what has just been changed in the database is known here.
+    pub async fn catch_up(&self) {
+        let wanted = self.begun.load(Ordering::Acquire) + 1;
+        let mut succeeded = self.succeeded.subscribe();
+        self.asked.notify_one();
+        let news = succeeded.wait_for(|look| *look >= wanted);
+        let _ = timeout(self.times.wait, news).await;
+    }
+
     fn look_up(&self, presented: &str) -> Found {
         let Some(id) = key::id_of(presented) else {
             // Not of the shape of a key: no database could make it one.

@@ -17,7 +17,8 @@ const TEXT_MOST: usize = 256;
 const MODELS_MOST: usize = 1000;
 
 /// What a new key is to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NewKey {
     /// The user that it speaks for; `None` if its calls may name one.
     pub user_id: Option<String>,
@@ -39,7 +40,8 @@ pub struct NewKey {
     pub budget: Option<KeyBudget>,
     /// What becomes of its calls when their caller goes away; `None` for the gateway's default.
     pub on_disconnect: Option<OnDisconnect>,
-    /// When it ends, in milliseconds since the Unix epoch; `None` for never.
+    /// When it ends, in milliseconds since the Unix epoch; `None` for never. In JSON `expires_at`, RFC 3339.
+    #[serde(rename = "expires_at", deserialize_with = "time")]
     pub expires_ms: Option<i64>,
 }
 
@@ -95,12 +97,16 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 }
 
 fn given_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
+    time(deserializer).map(Some)
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     let time = text.map(|text| text.parse::<jiff::Timestamp>()).transpose();
     let time = time.map_err(|_| {
         serde::de::Error::custom("`expires_at` is not a time such as 2027-01-31T12:00:00Z")
     })?;
-    Ok(Some(time.map(jiff::Timestamp::as_millisecond)))
+    Ok(time.map(jiff::Timestamp::as_millisecond))
 }
 
 impl NewKey {

@@ -181,7 +181,7 @@ impl EngineBuilder {
             None => load_or_create_pepper(config.data.path())?,
         };
         let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
-        let keys = KeyRing::start(store, RingTimes::default()).await;
+        let keys = KeyRing::start(store.clone(), RingTimes::default()).await;
         let balancer = balancer(&balancers, &config)?;
         let stream_buffer = StreamBuffer::new(config.server.stream_buffer_max);
         let configured = configured(&config, &registry, &stream_buffer, balancer, None)?;
@@ -197,6 +197,7 @@ impl EngineBuilder {
             topics,
             idempotency,
             keys,
+            key_store: store,
             memories: ArcSwapOption::empty(),
             own_memory: memory,
             durable_sessions,

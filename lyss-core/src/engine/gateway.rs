@@ -14,7 +14,7 @@ use super::{
     prices::{now_ms, with_price},
 };
 use crate::{
-    admission::Scope,
+    admission::{ApiKey, IssuedKey, KeyChanges, NewKey, Scope},
     budget::{BudgetDefinition, BudgetState},
     error::{Error, ErrorKind, Result},
     gateway::{
@@ -325,6 +325,40 @@ impl Gateway for Engine {
         self.remove_budget(id).await
     }
 
+    async fn keys(&self, context: CallContext) -> Result<Vec<ApiKey>> {
+        self.list_keys(&context).await
+    }
+
+    async fn key(&self, context: CallContext, id: &str) -> Result<ApiKey> {
+        self.get_key(&context, id).await
+    }
+
+    async fn create_key(&self, context: CallContext, new: NewKey) -> Result<IssuedKey> {
+        self.make_key(&context, new).await
+    }
+
+    async fn change_key(
+        &self,
+        context: CallContext,
+        id: &str,
+        changes: KeyChanges,
+    ) -> Result<ApiKey> {
+        self.change_key_of(&context, id, &changes).await
+    }
+
+    async fn rotate_key(
+        &self,
+        context: CallContext,
+        id: &str,
+        grace: Duration,
+    ) -> Result<IssuedKey> {
+        self.rotate_key_of(&context, id, grace).await
+    }
+
+    async fn revoke_key(&self, context: CallContext, id: &str) -> Result<()> {
+        self.revoke_key_of(&context, id).await
+    }
+
     async fn health(&self) -> Health {
         let status = HealthStatus {
             database: self.0.database_up.load(Relaxed),
@@ -426,15 +460,16 @@ impl Engine {
             .inspect_err(|error| self.0.metrics.refused(error.code()))
     }
 
-    async fn admin(&self, context: &CallContext) -> Result<()> {
-        if self.identify(context, None).await?.is_admin() {
-            Ok(())
-        } else {
-            Err(Error::new(
-                ErrorKind::AdminRequired,
-                "this needs the admin key (`auth.admin_key`) or a key made with `--admin`",
-            ))
+    /// Who calls, if it is an admin.
+    pub(super) async fn admin(&self, context: &CallContext) -> Result<Principal> {
+        let principal = self.identify(context, None).await?;
+        if principal.is_admin() {
+            return Ok(principal);
         }
+        Err(Error::new(
+            ErrorKind::AdminRequired,
+            "this needs the admin key (`auth.admin_key`) or a key made with `--admin`",
+        ))
     }
 
     /// Puts a change of the rules into force here at once. It is stored already: if it cannot be read back now, the

@@ -10,6 +10,7 @@ mod budgets;
 mod build;
 mod callers;
 mod gateway;
+mod keys;
 mod memory;
 mod outlive;
 mod prices;
@@ -32,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::EngineBuilder;
 
 use crate::{
-    admission::{KeyRecord, KeyRing, limit::CallerLimits},
+    admission::{KeyRecord, KeyRing, KeyStore, limit::CallerLimits},
     billing::Ledger,
     budget::Budgets,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     pub topics: Topics,
     pub idempotency: SharedIdempotencyStore,
     pub keys: Arc<KeyRing>,
+    /// What the admin API changes keys in.
+    key_store: KeyStore,
     /// The memory in use, if there is one.
     memories: ArcSwapOption<Memories>,
     /// A memory that the builder was given.

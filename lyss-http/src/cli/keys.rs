@@ -1,9 +1,12 @@
-//! `lyss keys`: make, list and revoke API keys.
+//! `lyss keys`: make, list, rotate and revoke API keys.
+
+use std::time::Duration;
 
 use lyss_core::{
-    admission::{KeyHasher, KeyStore, NewKey, load_or_create_pepper},
-    config::Config,
-    types::log::rfc3339,
+    admission::{
+        ApiKey, KeyBudget, KeyHasher, KeyStore, NewKey, Scope, Scopes, load_or_create_pepper,
+    },
+    config::{BudgetPeriod, Config, parse_duration},
 };
 use secrecy::ExposeSecret;
 
@@ -15,15 +18,15 @@ pub(super) enum Command {
     Create(Create),
     /// All keys, without their secrets
     List,
-    /// Replace a key's secret (not in this version)
+    /// Replace a key's secret; the new one is shown once
     Rotate {
         /// Id of the key
         id: String,
-        /// How long the old secret goes on working
-        #[arg(long)]
-        grace: Option<String>,
+        /// How long the old secret goes on working; 0s where it is known to others
+        #[arg(long, default_value = "24h", value_parser = grace)]
+        grace: Duration,
     },
-    /// Make a key invalid
+    /// Make a key invalid, at once and for good
     Revoke {
         /// Id of the key
         id: String,
@@ -44,15 +47,93 @@ pub(super) struct Create {
     /// Tokens in any 60 seconds
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     tpm: Option<u64>,
-    /// What it may spend, such as 10USD/month (not in this version)
-    #[arg(long)]
+    /// Requests at once
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    concurrent: Option<u64>,
+    /// What it may spend, such as 10USD/month; day, month or total
+    #[arg(long, value_name = "BUDGET")]
     budget: Option<String>,
     /// Models it is limited to, comma-separated
     #[arg(long, value_delimiter = ',')]
     models: Option<Vec<String>>,
+    /// What it may be used for, comma-separated: chat, embeddings, sessions, usage, admin; all but admin if not given
+    #[arg(long, value_delimiter = ',', value_parser = scope)]
+    scopes: Option<Vec<Scope>>,
+    /// When it ends, such as 90d from now
+    #[arg(long, value_parser = parse_duration)]
+    expires: Option<Duration>,
     /// Open the admin surface to it
     #[arg(long)]
     admin: bool,
+}
+
+fn scope(name: &str) -> Result<Scope, String> {
+    Scope::from_name(name).ok_or_else(|| {
+        let accepted = Scope::ALL.map(Scope::name).join(", ");
+        format!("there is no such scope; accepted: {accepted}")
+    })
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => parse_duration(text),
+    }
+}
+
+/// Reads `10USD/month`; without a currency it is the one of totals.
+fn budget(text: &str, currency: &str) -> Result<KeyBudget, Failure> {
+    let wrong = || {
+        Failure::Usage(format!(
+            "`{text}` is not a budget: write an amount, a currency and a period, such as 10USD/month"
+        ))
+    };
+    let (amount, period) = text.split_once('/').ok_or_else(wrong)?;
+    let digits = amount
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(amount.len());
+    let (amount, named) = amount.split_at(digits);
+    let periods = [BudgetPeriod::Day, BudgetPeriod::Month, BudgetPeriod::Total];
+    let period = periods
+        .into_iter()
+        .find(|known| known.name() == period)
+        .ok_or_else(wrong)?;
+    Ok(KeyBudget {
+        amount: amount.parse().map_err(|_| wrong())?,
+        currency: match named {
+            "" => currency.into(),
+            named => named.into(),
+        },
+        period,
+    })
+}
+
+impl Create {
+    fn into_key(self, config: &Config) -> Result<NewKey, Failure> {
+        let currency = &config.billing.currency;
+        let budget = self.budget.as_deref();
+        let expires = self.expires.map(|after| {
+            let now = jiff::Timestamp::now().as_millisecond();
+            now.saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX))
+        });
+        Ok(NewKey {
+            user_id: self.user,
+            name: self.name,
+            admin: self.admin,
+            scopes: self
+                .scopes
+                .map(|scopes| scopes.into_iter().collect::<Scopes>()),
+            models: self.models,
+            rpm: self.rpm,
+            tpm: self.tpm,
+            concurrent: self.concurrent,
+            budget: budget
+                .map(|text| self::budget(text, currency))
+                .transpose()?,
+            on_disconnect: None,
+            expires_ms: expires,
+        })
+    }
 }
 
 /// The hasher of this installation: keys made here are known to the gateway on the same data directory or pepper.
@@ -65,73 +146,116 @@ pub(super) fn hasher(config: &Config) -> Result<KeyHasher, lyss_core::Error> {
 }
 
 pub(super) async fn run(global: &Global, command: Command) -> Outcome {
-    // Refused before anything is touched.
-    if let Command::Rotate { .. } = command {
-        return Err(Failure::Usage(
-            "`lyss keys rotate` is not in this version: create a new key, then revoke the old one"
-                .into(),
-        ));
-    }
-    if let Command::Create(Create {
-        budget: Some(_), ..
-    }) = command
-    {
-        return Err(Failure::Usage(
-            "`--budget` is not in this version: a key made with it would not be limited".into(),
-        ));
-    }
     let config = global.config()?;
+    // What cannot be is refused before anything is touched.
+    let command = match command {
+        Command::Create(create) => Ready::Create(create.into_key(&config)?),
+        Command::List => Ready::List,
+        Command::Rotate { id, grace } => Ready::Rotate(id, grace),
+        Command::Revoke { id } => Ready::Revoke(id),
+    };
     let database = database::open_migrated(&config).await?;
     let store = KeyStore::new(database.clone(), hasher(&config)?);
     match command {
-        Command::Create(create) => {
-            let created = store
-                .create(NewKey {
-                    user_id: create.user,
-                    name: create.name,
-                    admin: create.admin,
-                    models: create.models,
-                    rpm: create.rpm,
-                    tpm: create.tpm,
-                    ..NewKey::default()
-                })
-                .await?;
+        Ready::Create(new) => {
+            let created = store.create(new).await?;
             eprintln!("key {}; the secret is shown only now:", created.id);
             println!("{}", created.secret.expose_secret());
         }
-        Command::List => {
-            let mut rows = vec![
-                ["id", "user", "name", "admin", "models", "created", "state"]
-                    .map(str::to_owned)
-                    .to_vec(),
-            ];
-            for key in store.list().await? {
-                let now = jiff::Timestamp::now().as_millisecond();
-                let state = match (key.revoked_ms, key.expires_ms) {
-                    (Some(_), _) => "revoked",
-                    (None, Some(end)) if end <= now => "expired",
-                    _ => "active",
-                };
-                rows.push(vec![
-                    key.id.to_string(),
-                    key.user_id.as_deref().unwrap_or("-").to_owned(),
-                    key.name,
-                    if key.admin { "yes" } else { "no" }.to_owned(),
-                    key.models
-                        .as_deref()
-                        .map_or("all".into(), |models| models.join(",")),
-                    rfc3339(key.created_ms),
-                    state.to_owned(),
-                ]);
-            }
-            print!("{}", table(&rows));
+        Ready::List => {
+            let keys = store.list().await?;
+            print!("{}", table(&listed(keys.iter().map(ApiKey::from))));
         }
-        Command::Revoke { id } => {
+        Ready::Rotate(id, grace) => {
+            let rotated = store.rotate(&id, grace).await?;
+            match grace.is_zero() {
+                true => eprintln!("key {id}: the old secret is invalid"),
+                false => eprintln!(
+                    "key {id}: the old secret works for another {}",
+                    lyss_core::config::format_duration(grace)
+                ),
+            }
+            eprintln!("the new secret is shown only now:");
+            println!("{}", rotated.secret.expose_secret());
+        }
+        Ready::Revoke(id) => {
             store.revoke(&id).await?;
             eprintln!("key {id} is revoked");
         }
-        Command::Rotate { .. } => {}
     }
     database.close().await;
     Ok(())
+}
+
+/// A command that can be run.
+enum Ready {
+    Create(NewKey),
+    List,
+    Rotate(String, Duration),
+    Revoke(String),
+}
+
+fn listed(keys: impl Iterator<Item = ApiKey>) -> Vec<Vec<String>> {
+    let heads = [
+        "id", "user", "name", "scopes", "models", "limits", "budget", "created", "expires", "state",
+    ];
+    let rows = keys.map(|key| {
+        let limits = [
+            ("rpm", key.rpm),
+            ("tpm", key.tpm),
+            ("concurrent", key.concurrent),
+        ];
+        let limits: Vec<String> = limits
+            .iter()
+            .filter_map(|(name, limit)| limit.map(|limit| format!("{name}={limit}")))
+            .collect();
+        let scopes: Vec<&str> = key.scopes.iter().map(Scope::name).collect();
+        let dash = |text: String| match text.is_empty() {
+            true => "-".to_owned(),
+            false => text,
+        };
+        vec![
+            key.id,
+            key.user_id.as_deref().unwrap_or("-").to_owned(),
+            key.name,
+            dash(scopes.join(",")),
+            key.models
+                .map_or_else(|| "all".to_owned(), |models| models.join(",")),
+            dash(limits.join(",")),
+            key.budget.map_or_else(
+                || "-".to_owned(),
+                |budget| {
+                    let (amount, period) = (budget.amount, budget.period.name());
+                    format!("{amount}{}/{period}", budget.currency)
+                },
+            ),
+            key.created_at,
+            key.expires_at.unwrap_or_else(|| "-".to_owned()),
+            key.state.name().to_owned(),
+        ]
+    });
+    let heads = heads.map(str::to_owned).to_vec();
+    std::iter::once(heads).chain(rows).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn budgets() {
+        let read = |text: &str| {
+            budget(text, "CNY").ok().map(|budget| {
+                let (amount, period) = (budget.amount, budget.period.name());
+                format!("{amount} {} {period}", budget.currency)
+            })
+        };
+        assert_eq!(read("10USD/month").as_deref(), Some("10 USD month"));
+        assert_eq!(read("0.5/day").as_deref(), Some("0.5 CNY day"));
+        for wrong in ["10USD", "USD/day", "10USD/week", "-/day", "1 0USD/day"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(grace("0s").unwrap(), Duration::ZERO);
+    }
 }

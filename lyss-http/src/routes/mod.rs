@@ -116,6 +116,12 @@ routes! {
     GET    api  "/admin/budgets/{id}"       Admin  admin::budgets::retrieve;
     PUT    api  "/admin/budgets/{id}"       Admin  admin::budgets::put;
     DELETE api  "/admin/budgets/{id}"       Admin  admin::budgets::delete;
+    GET    api  "/admin/keys"               Admin  admin::keys::list;
+    POST   api  "/admin/keys"               Admin  admin::keys::add;
+    GET    api  "/admin/keys/{id}"          Admin  admin::keys::retrieve;
+    PATCH  api  "/admin/keys/{id}"          Admin  admin::keys::change;
+    DELETE api  "/admin/keys/{id}"          Admin  admin::keys::revoke;
+    POST   api  "/admin/keys/{id}/rotate"   Admin  admin::keys::rotate;
     GET    api  "/openapi.json"             Public docs::openapi;
     GET    root "/docs"                     Public docs::redirect;
     GET    root "/docs/"                    Public docs::page;
@@ -192,6 +198,7 @@ fn serve_route(app: &Arc<App>, route: &Route) -> MethodRouter {
     let filter = match route.method {
         Method::POST => MethodFilter::POST,
         Method::PUT => MethodFilter::PUT,
+        Method::PATCH => MethodFilter::PATCH,
         Method::DELETE => MethodFilter::DELETE,
         _ => MethodFilter::GET,
     };
@@ -374,7 +381,13 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_methods([
+                Method::GET,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+            ])
             // `*` does not stand for `authorization` (Fetch standard, CORS non-wildcard request-header name).
             .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
             .expose_headers(Any)

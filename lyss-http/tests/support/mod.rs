@@ -26,6 +26,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lyss_core::{
     Error, ErrorKind, Gateway, Result,
+    admission::{ApiKey, IssuedKey, KeyChanges, NewKey},
     budget::{BudgetDefinition, BudgetState},
     context::tokens::Tokenizer,
     gateway::*,
@@ -378,6 +379,33 @@ impl Gateway for Scripted {
     }
 
     async fn delete_budget(&self, context: CallContext, _: i64) -> Result<()> {
+        self.admit(&context, true)
+    }
+
+    async fn keys(&self, context: CallContext) -> Result<Vec<ApiKey>> {
+        self.admit(&context, true)?;
+        Ok(Vec::new())
+    }
+
+    async fn key(&self, context: CallContext, _: &str) -> Result<ApiKey> {
+        self.admit(&context, true)?;
+        Err(Error::new(ErrorKind::NotFound, "no such key"))
+    }
+
+    async fn create_key(&self, context: CallContext, _: NewKey) -> Result<IssuedKey> {
+        self.admit(&context, true)?;
+        Err(Error::new(ErrorKind::StoreUnavailable, "no keys here"))
+    }
+
+    async fn change_key(&self, context: CallContext, id: &str, _: KeyChanges) -> Result<ApiKey> {
+        self.key(context, id).await
+    }
+
+    async fn rotate_key(&self, context: CallContext, _: &str, _: Duration) -> Result<IssuedKey> {
+        self.create_key(context, NewKey::default()).await
+    }
+
+    async fn revoke_key(&self, context: CallContext, _: &str) -> Result<()> {
         self.admit(&context, true)
     }
 
