@@ -167,7 +167,9 @@ async fn no_key_changes_itself() {
 
 #[test]
 fn a_key_lives_and_dies_on_the_command_line() {
-    let setup = Setup::new(&json!({"providers": {"simulated": {}}}));
+    let setup = Setup::new(
+        &json!({"routing": {"default_provider": "simulated"}, "providers": {"simulated": {}}}),
+    );
     let run = |line: &str| {
         let output = setup.run(&line.split(' ').collect::<Vec<_>>());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
