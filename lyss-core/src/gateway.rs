@@ -167,6 +167,23 @@ pub trait Gateway: Send + Sync + 'static {
     /// Revokes an API key for good (admin).
     async fn revoke_key(&self, context: CallContext, id: &str) -> Result<()>;
 
+    /// All providers, without their keys (admin).
+    async fn admin_providers(&self, context: CallContext) -> Result<Vec<ProviderInfo>>;
+
+    /// Sets a provider up in the database, or with `create: false` changes the one of this id as well (admin). Members
+    /// are those of `providers.<id>` in the configuration, and `enabled`; secrets that are left out stay. Returns it as
+    /// stored.
+    async fn put_provider(
+        &self,
+        context: CallContext,
+        id: &str,
+        members: Members,
+        create: bool,
+    ) -> Result<ProviderInfo>;
+
+    /// Deletes a provider of the database (admin).
+    async fn delete_provider(&self, context: CallContext, id: &str) -> Result<()>;
+
     /// What the gateway depends on, and whether it answers.
     async fn health(&self) -> Health;
 
@@ -343,6 +360,46 @@ pub struct RoutingRule {
     /// The model name that goes upstream; absent for the same.
     #[serde(default)]
     pub upstream_model: Option<String>,
+}
+
+/// The members of a JSON object.
+pub type Members = serde_json::Map<String, serde_json::Value>;
+
+/// A provider as the admin API shows it: no key is ever shown, only the last four characters of long ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProviderInfo {
+    /// Its id.
+    pub id: String,
+    /// Where it was set up.
+    pub source: ProviderSource,
+    /// Whether it is in use.
+    pub enabled: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled_reason: Option<String>,
+    /// The ends of its keys.
+    pub api_keys: Vec<String>,
+    /// The names of headers added to every call.
+    pub headers: Vec<String>,
+    /// When it was set up, in milliseconds since the Unix epoch; absent for those of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ms: Option<i64>,
+    /// When it was last changed, in milliseconds since the Unix epoch; absent for those of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_ms: Option<i64>,
+    /// The other members of the entry.
+    #[serde(flatten)]
+    pub settings: Members,
+}
+
+/// Where a provider was set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderSource {
+    /// In the configuration.
+    Config,
+    /// Through the admin API.
+    Database,
 }
 
 fn one() -> u32 {

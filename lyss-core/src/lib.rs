@@ -62,6 +62,12 @@ mod spool;
 // PostgreSQL or SQLite.
 pub mod database;
 
+// Encryption of what is stored.
+mod seal;
+
+// Secrets in files of the data directory.
+mod secret_file;
+
 // Redis.
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -104,6 +104,9 @@ impl Tenants {
             (_, "/admin/routing-rules" | "/admin/routing-rules/{id}") => {
                 Some(json!({"model_name": "another", "provider_id": "backup"}))
             }
+            (_, "/admin/providers" | "/admin/providers/{id}") => {
+                Some(json!({"id": "another", "kind": "simulated"}))
+            }
             (method, path) => panic!("no body for the new route {method} {path}"),
         }
     }
@@ -122,6 +125,7 @@ impl Tenants {
             "/admin/keys/{id}" | "/admin/keys/{id}/rotate" => {
                 self.world.key("bob").unwrap()[5..17].to_owned()
             }
+            "/admin/providers/{id}" => "another".to_owned(),
             "/docs/{*file}" => "index.html".to_owned(),
             path => panic!("no id for the new route {path}"),
         };

@@ -1,9 +1,10 @@
-//! Who calls: API keys, and the limits of their callers.
+//! Who calls: API keys, tokens of an identity provider, and the limits of their callers.
 //!
 //! Used by `pipeline/admit.rs`. A key is checked against a snapshot in memory ([`KeyRing`]); the database is never on
 //! the way of a request, and its absence never turns a good key into a wrong one.
 
 mod api;
+pub(crate) mod jwt;
 mod key;
 pub(crate) mod limit;
 mod pepper;
@@ -13,6 +14,7 @@ mod settings;
 mod store;
 
 pub use api::{ApiKey, IssuedKey, KeyState};
+pub use jwt::Bearer;
 pub use key::{KeyHasher, KeyRecord, PreviousSecret};
 pub use pepper::load_or_create_pepper;
 pub use ring::{KeyAnswer, KeyRing, RingTimes};

@@ -1,15 +1,15 @@
 //! The pepper: a file beside the database, and never in it.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::Path,
+use std::path::Path;
+
+use crate::{error::Result, secret_file::SecretFile};
+
+const PEPPER: SecretFile = SecretFile {
+    file: "pepper",
+    what: "pepper",
+    key: "auth.pepper",
+    when_removed: "every API key has to be made anew",
 };
-
-use crate::error::{Error, ErrorKind, Result};
-
-const FILE: &str = "pepper";
-const LENGTH: usize = 32;
 
 /// The pepper of a data directory: 32 bytes in hex, in the file `pepper` (mode 0600), made from the system's randomness
 /// if there is none, and the directory with it. Instances that start at once agree on one.
@@ -18,97 +18,14 @@ const LENGTH: usize = 32;
 /// `invalid_value` (param `auth.pepper`) if the file is empty, not 64 hex digits, or open to everybody: a new one in its
 /// place would make every key wrong, so that the operator has to decide. `internal` if it cannot be read or made.
 pub fn load_or_create_pepper(data_dir: &Path) -> Result<Vec<u8>> {
-    let path = data_dir.join(FILE);
-    match fs::metadata(&path) {
-        Ok(_) => load(&path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(data_dir, &path).map_err(|error| failed(&path, "made", error))?;
-            load(&path)
-        }
-        Err(error) => Err(failed(&path, "read", error)),
-    }
-}
-
-fn load(path: &Path) -> Result<Vec<u8>> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let metadata = fs::metadata(path).map_err(|error| failed(path, "read", error))?;
-        if metadata.permissions().mode() & 0o007 != 0 {
-            return Err(refused(
-                path,
-                "is open to every user of this machine: chmod 600 it",
-            ));
-        }
-    }
-    let text = fs::read_to_string(path).map_err(|error| failed(path, "read", error))?;
-    let digits = text.trim();
-    if digits.is_empty() {
-        return Err(refused(
-            path,
-            "is empty: restore it from a backup; or remove it, and every API key has to be made anew",
-        ));
-    }
-    decode(digits).ok_or_else(|| refused(path, "is not a pepper: 64 hexadecimal digits"))
-}
-
-fn create(data_dir: &Path, path: &Path) -> io::Result<()> {
-    let mut bytes = [0; LENGTH];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    let mut directory = fs::DirBuilder::new();
-    directory.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut directory, 0o700);
-    directory.create(data_dir)?;
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-
-    // Written aside and linked into place: nobody sees half of it, and of two that start at once one wins.
-    let aside = data_dir.join(format!(".{FILE}.{}", uuid::Uuid::new_v4().simple()));
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&aside)?;
-    let written = file
-        .write_all(format!("{digits}\n").as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| match fs::hard_link(&aside, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        });
-    let removed = fs::remove_file(&aside);
-    written.and(removed)
-}
-
-fn decode(digits: &str) -> Option<Vec<u8>> {
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * LENGTH || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
-}
-
-fn refused(path: &Path, why: &str) -> Error {
-    Error::invalid(
-        "auth.pepper",
-        format!("the pepper file {} {why}", path.display()),
-    )
-}
-
-fn failed(path: &Path, done: &str, error: io::Error) -> Error {
-    Error::new(
-        ErrorKind::Internal,
-        format!("the pepper file {} cannot be {done}", path.display()),
-    )
-    .with_source(error)
+    PEPPER.load_or_create(data_dir)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -129,7 +46,7 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let mode = fs::metadata(directory.path().join(FILE))
+            let mode = fs::metadata(directory.path().join(PEPPER.file))
                 .unwrap()
                 .permissions()
                 .mode();
@@ -157,7 +74,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_refused_and_left() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(PEPPER.file);
         for (content, word) in [
             (String::new(), "is empty"),
             ("\n".into(), "is empty"),
@@ -184,7 +101,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         load_or_create_pepper(directory.path()).unwrap();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(PEPPER.file);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error = load_or_create_pepper(directory.path()).unwrap_err();
         assert!(error.message().contains("chmod 600"), "{error}");

@@ -1,5 +1,6 @@
 //! `auth`: who may call.
 
+use super::jwt::JwtConfig;
 use super::reader::{Choice, Reader, Section};
 use super::secret::Secret;
 
@@ -18,6 +19,8 @@ pub struct AuthConfig {
     pub require_user_id: bool,
     /// The secret that keys are hashed with. Unset: generated once into the data directory.
     pub pepper: Option<Secret>,
+    /// Tokens of an identity provider.
+    pub jwt: Option<JwtConfig>,
 }
 
 /// `auth.mode`.
@@ -41,5 +44,6 @@ impl Section for AuthConfig {
         r.text("default_user", &mut self.default_user);
         r.boolean("require_user_id", &mut self.require_user_id);
         r.strong_secret("pepper", &mut self.pepper);
+        r.optional("jwt", &mut self.jwt);
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn check(
     let mut at = Checker { root, findings };
     addresses(config, &mut at);
     auth(config, &mut at);
+    jwt(config, &mut at);
     stores(config, &mut at);
     memory(config, &mut at);
     providers(config, &mut at);
@@ -141,6 +142,18 @@ fn auth(config: &Config, at: &mut Checker<'_>) {
         let message =
             format!("is shorter than {ADMIN_KEY_CHARS_MIN} characters and can be guessed");
         at.warn(&["auth", "admin_key"], message);
+    }
+}
+
+fn jwt(config: &Config, at: &mut Checker<'_>) {
+    let url = config
+        .auth
+        .jwt
+        .as_ref()
+        .and_then(|jwt| jwt.jwks_url.as_deref());
+    if url.is_some_and(|url| url.starts_with("http:")) {
+        let message = "is read without TLS: whoever is on the way can put keys of their own in";
+        at.warn(&["auth", "jwt", "jwks_url"], message);
     }
 }
 

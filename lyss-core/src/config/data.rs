@@ -7,6 +7,7 @@ use super::dsn::{DsnError, PostgresSource};
 use super::reader::{Choice, Reader, Section};
 use super::secret::Secret;
 use super::value;
+use crate::seal::SealKey;
 
 /// `data`.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,11 @@ pub struct DataConfig {
     /// Most bytes of each topic that is handed on after an answer (memories to remember), while its destination is
     /// away. They lie below the spool directory.
     pub outbox_max_bytes: u64,
+    /// The key that conversations are sealed with where they are stored: 32 bytes in base64. Unset: they are not, and
+    /// provider keys that come through the admin API are sealed with a generated key in the data directory.
+    pub encryption_key: Option<Secret>,
+    /// Keys that only open what they have sealed.
+    pub old_encryption_keys: Vec<Secret>,
 }
 
 /// `data.database`.
@@ -134,6 +140,8 @@ impl Default for DataConfig {
             spool_dir: None,
             spool_max_bytes: 1 << 30,
             outbox_max_bytes: 256 << 20,
+            encryption_key: None,
+            old_encryption_keys: Vec::new(),
         }
     }
 }
@@ -187,7 +195,25 @@ impl Section for DataConfig {
             4 << 20..=1 << 44,
             &mut self.outbox_max_bytes,
         );
+        r.hidden(
+            "encryption_key",
+            ENCRYPTION_KEY,
+            encryption_key,
+            &mut self.encryption_key,
+        );
+        r.hidden_items(
+            "old_encryption_keys",
+            ENCRYPTION_KEY,
+            encryption_key,
+            &mut self.old_encryption_keys,
+        );
     }
+}
+
+const ENCRYPTION_KEY: &str = "32 bytes in base64, e.g. from `openssl rand -base64 32`";
+
+fn encryption_key(text: &str) -> Result<Secret, String> {
+    SealKey::parse(text).map(|_| Secret::new(text.trim()))
 }
 
 impl Section for DatabaseConfig {

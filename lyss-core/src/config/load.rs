@@ -256,7 +256,7 @@ fn apply_database(config: &mut Config, root: &Node, env: &Env, findings: &mut Fi
 }
 
 /// Fills in each provider's kind and preset.
-fn resolve_kinds(
+pub(super) fn resolve_kinds(
     config: &mut Config,
     root: &Node,
     extensions: &Extensions,

@@ -93,6 +93,8 @@ pub struct ProviderConfig {
     /// Why the provider is not used, e.g. because the variable of its key is not set. Not a key of
     /// the file.
     pub disabled: Option<String>,
+    /// Whether it came through the admin API, so that its connections are vetted. Not a key of the file.
+    pub vetted: bool,
 }
 
 impl ProviderConfig {
@@ -125,6 +127,7 @@ impl Default for ProviderConfig {
             max_concurrent: None,
             options: serde_json::Map::new(),
             disabled: None,
+            vetted: false,
         }
     }
 }

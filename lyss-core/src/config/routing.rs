@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::egress::EgressConfig;
 use super::reader::{Reader, Section};
 
 /// `routing`.
@@ -38,6 +39,8 @@ pub struct RoutingConfig {
     pub retry_budget: Option<RetryBudgetConfig>,
     /// Whether a session stays on the target that served it, for the provider's prompt cache.
     pub session_affinity: bool,
+    /// Where providers that come through the admin API may lead.
+    pub egress: EgressConfig,
 }
 
 /// An item of `routing.rules`.
@@ -161,6 +164,7 @@ impl Default for RoutingConfig {
             breaker: None,
             retry_budget: None,
             session_affinity: false,
+            egress: EgressConfig::default(),
         }
     }
 }
@@ -238,6 +242,7 @@ impl Section for RoutingConfig {
         r.optional("breaker", &mut self.breaker);
         r.optional("retry_budget", &mut self.retry_budget);
         r.boolean("session_affinity", &mut self.session_affinity);
+        r.section("egress", &mut self.egress);
     }
 }
 

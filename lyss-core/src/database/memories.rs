@@ -46,7 +46,7 @@ impl Database {
         .await
     }
 
-    /// The newest memories of a user: texts, and embeddings of a model.
+    /// The newest memories of a user: the requests they are of, texts, and embeddings of a model.
     ///
     /// # Errors
     /// `store_unavailable`.
@@ -55,13 +55,13 @@ impl Database {
         user_id: &str,
         model: &str,
         most: u32,
-    ) -> Result<Vec<(String, Vec<u8>)>> {
+    ) -> Result<Vec<(String, String, Vec<u8>)>> {
         within(QUERY_TIMEOUT, async {
             match self.pool {
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(ref pool) => {
                     sqlx::query_as(
-                        "SELECT text, embedding FROM memories WHERE user_id = $1 AND model = $2
+                        "SELECT request_id, text, embedding FROM memories WHERE user_id = $1 AND model = $2
                          ORDER BY request_id DESC, ordinal DESC LIMIT $3",
                     )
                     .bind(user_id)
@@ -73,7 +73,7 @@ impl Database {
                 #[cfg(feature = "sqlite")]
                 Pool::Sqlite(ref pool) => {
                     sqlx::query_as(
-                        "SELECT text, embedding FROM memories WHERE user_id = ?1 AND model = ?2
+                        "SELECT request_id, text, embedding FROM memories WHERE user_id = ?1 AND model = ?2
                          ORDER BY request_id DESC, ordinal DESC LIMIT ?3",
                     )
                     .bind(user_id)

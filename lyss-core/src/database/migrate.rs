@@ -38,6 +38,7 @@ migrations! { POSTGRES, "postgres":
     10 "0010_prices",
     11 "0011_budgets",
     12 "0012_api_keys",
+    13 "0013_sealed",
 }
 
 migrations! { SQLITE, "sqlite":
@@ -53,6 +54,7 @@ migrations! { SQLITE, "sqlite":
     10 "0010_prices",
     11 "0011_budgets",
     12 "0012_api_keys",
+    13 "0013_sealed",
 }
 
 /// How long an instance waits for another one's migrations.
@@ -182,7 +184,13 @@ mod tests {
         let names: Vec<_> = SQLITE.iter().map(|(_, name, _)| *name).collect();
         assert_eq!(applied, names, "each ran once, on one instance");
         assert!(open().migrate().await.unwrap().is_empty());
-        for table in ["routing_rules", "api_keys", "budgets", "prices"] {
+        for table in [
+            "routing_rules",
+            "api_keys",
+            "budgets",
+            "prices",
+            "providers",
+        ] {
             assert_eq!(open().config_version(table).await.unwrap(), 1);
         }
     }

@@ -9,6 +9,7 @@
     allow(unreachable_code, unused_variables, dead_code)
 )]
 
+mod encryption_keys;
 mod follow;
 mod keys;
 mod memories;
@@ -17,6 +18,7 @@ mod partition;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod prices;
+mod providers;
 mod rules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -25,8 +27,10 @@ pub(crate) mod testing;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod transaction;
 
+pub(crate) use encryption_keys::KnownKey;
 pub(crate) use follow::follow_table;
 pub(crate) use memories::NewMemory;
+pub(crate) use providers::ProviderRow;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -175,7 +179,8 @@ impl Database {
         .await
     }
 
-    /// The version of a table that is followed (`routing_rules`, `api_keys`, `prices`): it rises with every change of the table, whoever made it.
+    /// The version of a table that is followed (`routing_rules`, `api_keys`, `prices`, `providers`): it rises with every
+    /// change of the table, whoever made it.
     /// Instances poll it; it is one lookup by primary key.
     ///
     /// # Errors

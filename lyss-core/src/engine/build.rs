@@ -15,9 +15,13 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Auth, Engine, Inner, Settings, Sources, upkeep};
+use super::{
+    Auth, Engine, Inner, Settings, Sources,
+    providers::{self, StoredProviders},
+    upkeep,
+};
 use crate::{
-    admission::{KeyHasher, KeyRing, KeyStore, RingTimes, load_or_create_pepper},
+    admission::{KeyHasher, KeyRing, KeyStore, RingTimes, jwt::JwtVerifier, load_or_create_pepper},
     balance::{BalancerFactory, SessionAffinity},
     billing::{Ledger, LedgerOptions},
     config::{AuthMode, Config, ProviderConfig, StoreKind},
@@ -32,7 +36,7 @@ use crate::{
     provider::{
         ProviderSpec,
         registry::Registry,
-        transport::{HttpTransport, HyperTransport, TransportConfig, install_crypto},
+        transport::{Egress, HttpTransport, HyperTransport, TransportConfig, install_crypto},
     },
     resilience::{
         limit::{RateLimit, RateLimits},
@@ -40,6 +44,7 @@ use crate::{
         timeout::Timeouts,
     },
     routing::{Account, Table, TableParts},
+    seal::Keys,
     session::{MemorySessionStore, SharedSessionStore, TurnQueue},
     spool::Topics,
     telemetry::metrics::Metrics,
@@ -149,6 +154,8 @@ impl EngineBuilder {
         if config.data.database.auto_migrate {
             upkeep::migrate_first(&database, &tasks, &cancel).await;
         }
+        let keys_at_rest = Keys::load(&config.data)?;
+        upkeep::verify_keys(&database, &keys_at_rest, &tasks, &cancel).await?;
         let options = LedgerOptions {
             retention: Some(config.data.database.log_retention),
             durability: config.billing.durability,
@@ -176,6 +183,8 @@ impl EngineBuilder {
             Some(idempotency) => idempotency,
             None => open_idempotency(&config, &database, redis.as_ref())?,
         };
+        let sessions = keys_at_rest.sessions(sessions);
+        let idempotency = keys_at_rest.replies(idempotency);
         let pepper = match &config.auth.pepper {
             Some(pepper) => pepper.expose().as_bytes().to_vec(),
             None => load_or_create_pepper(config.data.path())?,
@@ -198,6 +207,7 @@ impl EngineBuilder {
             idempotency,
             keys,
             key_store: store,
+            keys_at_rest,
             memories: ArcSwapOption::empty(),
             own_memory: memory,
             durable_sessions,
@@ -210,10 +220,12 @@ impl EngineBuilder {
             redis,
             prices: ArcSwap::from_pointee(prices),
             table: ArcSwap::from_pointee(table),
-            settings: ArcSwap::from_pointee(settings(config, loopback)?),
+            settings: ArcSwap::from_pointee(settings(config.clone(), loopback, None)?),
             loopback,
             sources: Mutex::new(Sources {
                 stored_rules: Vec::new(),
+                file: config,
+                stored_providers: StoredProviders::new(),
                 configured,
                 checks: CancellationToken::new(),
             }),
@@ -223,6 +235,7 @@ impl EngineBuilder {
             in_flight: AtomicI64::new(0),
             rules_loaded: AtomicBool::new(false),
             prices_loaded: AtomicBool::new(false),
+            providers_loaded: AtomicBool::new(false),
             database_up: AtomicBool::new(true),
             redis_up: AtomicBool::new(true),
             tasks,
@@ -239,9 +252,18 @@ impl EngineBuilder {
 
 /// Puts a new configuration into force.
 pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
+    put_into_force(inner, &mut inner.sources.lock(), config)
+}
+
+/// Puts a configuration into force, with the stored providers in it.
+pub(super) fn put_into_force(
+    inner: &Arc<Inner>,
+    sources: &mut Sources,
+    file: Config,
+) -> Result<()> {
+    let config = providers::overlay(&file, &sources.stored_providers);
     let balancer = balancer(&inner.balancers, &config)?;
     let old = inner.settings();
-    let mut sources = inner.sources.lock();
     let kept = Kept {
         config: &old.config,
         accounts: &sources.configured.accounts,
@@ -254,7 +276,7 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
         Some(&kept),
     )?;
     let prices = configured_prices(&config.billing)?;
-    let settings = settings(config, inner.loopback)?;
+    let settings = settings(config, inner.loopback, Some(&old))?;
     // The last step that can fail.
     let memory = if settings.config.memory == old.config.memory {
         None
@@ -270,6 +292,7 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     sources.checks.cancel();
     sources.checks = CancellationToken::new();
     sources.configured = configured;
+    sources.file = file;
     inner
         .stream_buffer
         .resize(settings.config.server.stream_buffer_max);
@@ -280,7 +303,7 @@ pub(super) fn reload(inner: &Arc<Inner>, config: Config) -> Result<()> {
     if let Some(memory) = memory {
         super::memory::put_into_force(inner, memory);
     }
-    inner.rebuild(&sources, same_strategy);
+    inner.rebuild(sources, same_strategy);
     let accounts = sources
         .configured
         .accounts
@@ -323,9 +346,9 @@ fn balancer(own: &Balancers, config: &Config) -> Result<BalancerFactory> {
     })
 }
 
-/// `loopback`: whether the listeners that are open can be reached from this machine only. A reload does not move them,
+/// `old`: what was in force. `loopback`: whether the listeners that are open can be reached from this machine only. A reload does not move them,
 /// so it must not open what they guard.
-fn settings(config: Config, loopback: bool) -> Result<Settings> {
+fn settings(config: Config, loopback: bool, old: Option<&Settings>) -> Result<Settings> {
     let mode = match config.auth.mode {
         Some(AuthMode::None) if !loopback && !config.auth.allow_anonymous => {
             return Err(Error::invalid(
@@ -342,8 +365,17 @@ fn settings(config: Config, loopback: bool) -> Result<Settings> {
         (None, AuthMode::None) => Some("local"),
         (None, AuthMode::Keys) => None,
     };
+    let jwt = match &config.auth.jwt {
+        // The keys that are known stay, and need not be read again.
+        Some(jwt) => match old.and_then(|old| old.auth.jwt.as_ref()) {
+            Some(verifier) if verifier.config() == jwt => Some(Arc::clone(verifier)),
+            _ => Some(Arc::new(JwtVerifier::start(jwt)?)),
+        },
+        None => None,
+    };
     let auth = Auth {
         mode,
+        jwt,
         admin_key: config
             .auth
             .admin_key
@@ -555,10 +587,18 @@ fn configured(
         let same = kept.filter(|kept| {
             kept.config.providers.get(&*id) == Some(provider)
                 && timing(kept.config) == timing(config)
+                && kept.config.routing.egress == config.routing.egress
         });
         let own = match same.and_then(|kept| kept.accounts.get(&id)) {
             Some(accounts) => accounts.clone(),
-            None => accounts_of(&id, provider, config, registry, stream_buffer)?,
+            None => match accounts_of(&id, provider, config, registry, stream_buffer) {
+                // It was checked when it was set up, by a gateway of another version or configuration.
+                Err(error) if provider.vetted => {
+                    tracing::error!(provider = %id, %error, "a provider of the table cannot be used");
+                    continue;
+                }
+                made => made?,
+            },
         };
         for (public, upstream) in &provider.models {
             named_models.push(RoutingRule {
@@ -599,7 +639,7 @@ fn configured(
 }
 
 /// One account for each key of a provider; one without a key if it has none.
-fn accounts_of(
+pub(super) fn accounts_of(
     id: &Arc<str>,
     provider: &ProviderConfig,
     config: &Config,
@@ -613,6 +653,7 @@ fn accounts_of(
             .proxy
             .as_ref()
             .map(|proxy| SecretString::from(proxy.expose())),
+        egress: provider.vetted.then(|| Egress::new(&routing.egress)),
         ..TransportConfig::default()
     })?);
     let timeouts = Timeouts {

@@ -18,8 +18,8 @@ use crate::{
     budget::{BudgetDefinition, BudgetState},
     error::{Error, ErrorKind, Result},
     gateway::{
-        Gateway, Health, HealthStatus, NewSession, PageQuery, PromptTokens, Ready, RequestPage,
-        RequestQuery, RoutingRule, UsageQuery, UsageTotal,
+        Gateway, Health, HealthStatus, Members, NewSession, PageQuery, PromptTokens, ProviderInfo,
+        Ready, RequestPage, RequestQuery, RoutingRule, UsageQuery, UsageTotal,
     },
     pipeline,
     price::PriceEntry,
@@ -359,6 +359,27 @@ impl Gateway for Engine {
         self.revoke_key_of(&context, id).await
     }
 
+    async fn admin_providers(&self, context: CallContext) -> Result<Vec<ProviderInfo>> {
+        self.admin(&context).await?;
+        Ok(self.0.provider_infos())
+    }
+
+    async fn put_provider(
+        &self,
+        context: CallContext,
+        id: &str,
+        members: Members,
+        create: bool,
+    ) -> Result<ProviderInfo> {
+        self.admin(&context).await?;
+        self.0.write_provider(id, members, create).await
+    }
+
+    async fn delete_provider(&self, context: CallContext, id: &str) -> Result<()> {
+        self.admin(&context).await?;
+        self.0.remove_provider(id).await
+    }
+
     async fn health(&self) -> Health {
         let status = HealthStatus {
             database: self.0.database_up.load(Relaxed),
@@ -398,6 +419,9 @@ impl Gateway for Engine {
         }
         if !self.0.prices_loaded.load(Relaxed) {
             degraded.push("the prices of the database are not loaded yet".to_owned());
+        }
+        if !self.0.providers_loaded.load(Relaxed) {
+            degraded.push("the providers of the database are not loaded yet".to_owned());
         }
         if !self.0.database_up.load(Relaxed) {
             degraded.push("database".to_owned());

@@ -51,7 +51,12 @@ pub(super) fn open(inner: &Arc<Inner>, config: &Config) -> Result<Option<Opened>
         stateless: config.memory.scope == MemoryScope::All,
     };
     Ok(Some(Opened {
-        memories: Arc::new(Memories::new(memory, settings, Arc::clone(&outbox))),
+        memories: Arc::new(Memories::new(
+            memory,
+            settings,
+            Arc::clone(&outbox),
+            inner.keys_at_rest.memories(),
+        )),
         outbox,
         fresh,
     }))
@@ -65,6 +70,7 @@ pub(super) fn put_into_force(inner: &Arc<Inner>, opened: Option<Opened>) {
         let handover = Handover {
             inner: Arc::downgrade(inner),
             durable_sessions: inner.durable_sessions,
+            seal: inner.keys_at_rest.memories(),
         };
         upkeep::spawn(inner, opened.outbox.consume(Arc::new(handover)));
     }
@@ -103,6 +109,7 @@ fn configured(inner: &Arc<Inner>, config: &Config) -> Result<Configured> {
         model,
         most: builtin.max_memories,
         min_score: builtin.min_score,
+        seal: inner.keys_at_rest.memories(),
     };
     Ok(Some((Arc::new(memory), builtin.top_k, builtin.timeout)))
 }

@@ -14,6 +14,7 @@ mod keys;
 mod memory;
 mod outlive;
 mod prices;
+mod providers;
 mod upkeep;
 
 use std::{
@@ -33,7 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::EngineBuilder;
 
 use crate::{
-    admission::{KeyRecord, KeyRing, KeyStore, limit::CallerLimits},
+    admission::{KeyRecord, KeyRing, KeyStore, jwt::JwtVerifier, limit::CallerLimits},
     billing::Ledger,
     budget::Budgets,
     config::{AuthMode, Config, ProviderConfig, RetryOn},
@@ -48,6 +49,7 @@ use crate::{
     provider::registry::Registry,
     resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
+    seal,
     session::{SharedSessionStore, TurnQueue},
     spool::Topics,
     telemetry::metrics::Metrics,
@@ -102,6 +104,8 @@ pub(crate) struct Inner {
     pub keys: Arc<KeyRing>,
     /// What the admin API changes keys in.
     key_store: KeyStore,
+    /// What stored content is sealed with.
+    pub keys_at_rest: seal::Keys,
     /// The memory in use, if there is one.
     memories: ArcSwapOption<Memories>,
     /// A memory that the builder was given.
@@ -133,6 +137,8 @@ pub(crate) struct Inner {
     rules_loaded: AtomicBool,
     /// Whether the prices of the database have been read.
     prices_loaded: AtomicBool,
+    /// Whether the providers of the database have been read.
+    providers_loaded: AtomicBool,
     database_up: AtomicBool,
     redis_up: AtomicBool,
     tasks: TaskTracker,
@@ -163,12 +169,17 @@ pub(crate) struct Auth {
     pub mode: AuthMode,
     pub admin_key: Option<SecretString>,
     pub default_user: Option<Arc<str>>,
+    /// What checks tokens, if they are accepted.
+    pub jwt: Option<Arc<JwtVerifier>>,
     /// Whether only this machine can reach the gateway.
     pub loopback: bool,
 }
 
 struct Sources {
     stored_rules: Vec<RoutingRule>,
+    /// The configuration without what is stored.
+    file: Config,
+    stored_providers: providers::StoredProviders,
     configured: build::Configured,
     /// Ends the checks of the accounts in use.
     checks: CancellationToken,

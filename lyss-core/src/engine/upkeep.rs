@@ -9,9 +9,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Engine, Inner, prices};
 use crate::{
-    database::Database,
+    database::{Database, follow_table},
+    error::ErrorKind,
     resilience::health::{self, CheckSettings},
     routing::{self, Account},
+    seal,
 };
 
 /// How often the database and Redis are looked at, for `/health` and `/ready`.
@@ -29,6 +31,8 @@ const START_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn start(engine: &Engine) {
     let inner = &engine.0;
     let weak = Arc::downgrade(inner);
+    // Before the table of providers is read, which may begin them anew.
+    start_checks(inner);
     let rules = routing::watch_rules(inner.database.clone(), inner.cancel.clone(), {
         let weak = weak.clone();
         move |rules| {
@@ -39,18 +43,46 @@ pub(super) async fn start(engine: &Engine) {
     });
     spawn(inner, rules);
     spawn(inner, prices::follow(weak.clone(), inner.database.clone()));
+    spawn(
+        inner,
+        follow_providers(weak.clone(), inner.database.clone()),
+    );
     spawn(inner, sweep(weak.clone()));
     spawn(inner, ping(weak));
     super::callers::start(inner);
-    start_checks(inner);
     // Usually there at once; a call must not be routed by seeds that the table overrules, nor billed by them.
     let rules = async {
-        while !(inner.rules_loaded.load(Relaxed) && inner.prices_loaded.load(Relaxed)) {
+        let loaded = [
+            &inner.rules_loaded,
+            &inner.prices_loaded,
+            &inner.providers_loaded,
+        ];
+        while !loaded.iter().all(|loaded| loaded.load(Relaxed)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let rules = tokio::time::timeout(START_PATIENCE, rules);
     let _ = tokio::join!(rules, super::budgets::start(inner));
+}
+
+/// Takes the providers of the table into use, and every change of them.
+async fn follow_providers(inner: Weak<Inner>, database: Database) {
+    let read = || {
+        let inner = inner.upgrade();
+        async move {
+            match inner {
+                Some(inner) => inner.read_stored_providers().await.map(Some),
+                None => Ok(None),
+            }
+        }
+    };
+    let apply = |stored| {
+        if let (Some(inner), Some(stored)) = (inner.upgrade(), stored) {
+            inner.use_stored_providers(stored);
+            inner.providers_loaded.store(true, Relaxed);
+        }
+    };
+    follow_table(database, "providers", read, apply).await;
 }
 
 fn start_checks(inner: &Arc<Inner>) {
@@ -177,6 +209,43 @@ async fn migrate(database: Database, cancel: CancellationToken) {
         }
         pause = (pause * 2).min(Duration::from_secs(10));
     }
+}
+
+/// Checks the encryption keys against those that the database has seen. While it is away this is tried on, and what
+/// comes of it is logged: what cannot be opened then is answered as unreadable, and nothing is lost.
+///
+/// # Errors
+/// `invalid_value` if a key is missing, or another one.
+pub(super) async fn verify_keys(
+    database: &Database,
+    keys: &seal::Keys,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> crate::Result<()> {
+    let first = tokio::time::timeout(START_PATIENCE, seal::verify(database, keys)).await;
+    match first {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) if error.kind() == ErrorKind::InvalidValue => return Err(error),
+        _ => {}
+    }
+    let (database, keys, cancel) = (database.clone(), keys.clone(), cancel.clone());
+    tasks.spawn(async move {
+        let trying = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                match seal::verify(&database, &keys).await {
+                    Ok(()) => return,
+                    Err(error) if error.kind() == ErrorKind::InvalidValue => {
+                        tracing::error!(%error, "the encryption keys do not fit the database");
+                        return;
+                    }
+                    Err(_) => {}
+                }
+            }
+        };
+        cancel.run_until_cancelled(trying).await;
+    });
+    Ok(())
 }
 
 /// Removes expired sessions and idempotency keys.

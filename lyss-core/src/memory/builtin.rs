@@ -12,6 +12,7 @@ use super::{Memorized, Memory, SpokenTurn, beginning};
 use crate::{
     database::{Database, NewMemory},
     error::{Error, ErrorKind, Result},
+    seal::{Origin, SealedMemories},
     types::RequestId,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct BuiltinMemory {
     pub most: u32,
     /// Memories that fit less well (cosine) are not found.
     pub min_score: f64,
+    /// Seals what is stored.
+    pub seal: SealedMemories,
 }
 
 #[async_trait]
@@ -57,9 +60,20 @@ impl Memory for BuiltinMemory {
             .memories(user_id, &self.model, self.most)
             .await?;
         let (owner, min_score) = (user_id.to_owned(), self.min_score);
+        let (seal, user_id) = (self.seal.clone(), user_id.to_owned());
         let ranked = tokio::task::spawn_blocking(move || {
+            let open = |(request_id, text, vector): (String, String, Vec<u8>)| {
+                let of = Origin {
+                    user_id: &user_id,
+                    request_id: &request_id,
+                };
+                seal.open(of, text, vector)
+                    .inspect_err(|why| tracing::warn!(%why, "a memory cannot be read"))
+                    .ok()
+            };
             let mut ranked: Vec<(f64, String)> = stored
                 .into_iter()
+                .filter_map(open)
                 .filter_map(|(text, vector)| Some((similarity(&query, &vector)?, text)))
                 .filter(|(score, _)| *score >= min_score)
                 .collect();
@@ -105,10 +119,14 @@ impl Memory for BuiltinMemory {
             ));
         }
         let memories = texts.into_iter().zip(vectors);
+        let of = Origin {
+            user_id: &turn.user_id,
+            request_id: &turn.request_id,
+        };
         let memories: Vec<NewMemory> = memories
-            .map(|(text, vector)| NewMemory {
-                text,
-                embedding: bytes_of(&vector),
+            .map(|(text, vector)| {
+                let (text, embedding) = self.seal.seal(of, text, bytes_of(&vector));
+                NewMemory { text, embedding }
             })
             .collect();
         self.database

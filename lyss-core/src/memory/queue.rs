@@ -13,6 +13,7 @@ use super::{SpokenTurn, recall::switched_off};
 use crate::{
     engine::Inner,
     error::{Error, ErrorKind, Origin},
+    seal::SealedMemories,
     spool::{Consumer, Failure},
     types::{RequestId, SessionKey},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Handover {
     pub inner: Weak<Inner>,
     /// Whether sessions outlive the process, so that one that is missing was deleted.
     pub durable_sessions: bool,
+    /// Opens what waited sealed.
+    pub seal: SealedMemories,
 }
 
 #[async_trait]
@@ -74,8 +77,12 @@ impl Consumer for Handover {
     }
 
     async fn handle(&self, record: &[u8]) -> Result<(), Failure> {
-        let record = serde_json::from_slice(record)
+        let mut record = serde_json::from_slice(record)
             .map_err(|error| Failure::Refused(format!("it cannot be read: {error}")))?;
+        if let Read::Turn(turn) = &mut record {
+            let opened = self.seal.open_turn(turn);
+            opened.map_err(|why| Failure::Refused(format!("it cannot be read: {why}")))?;
+        }
         let Some(inner) = self.inner.upgrade() else {
             // The engine is going down.
             return std::future::pending().await;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::{Memory, SpokenTurn, beginning, block, queue};
 use crate::{
     error::{Error, ErrorKind, Origin, Result},
+    seal::SealedMemories,
     spool::Outbox,
     telemetry::metrics::Metrics,
     types::log::MemoryNote,
@@ -41,6 +42,7 @@ pub(crate) struct Memories {
     memory: Arc<dyn Memory>,
     settings: MemorySettings,
     outbox: Arc<Outbox>,
+    seal: SealedMemories,
     gate: Gate,
 }
 
@@ -54,11 +56,17 @@ pub(crate) struct Recalled {
 }
 
 impl Memories {
-    pub fn new(memory: Arc<dyn Memory>, settings: MemorySettings, outbox: Arc<Outbox>) -> Self {
+    pub fn new(
+        memory: Arc<dyn Memory>,
+        settings: MemorySettings,
+        outbox: Arc<Outbox>,
+        seal: SealedMemories,
+    ) -> Self {
         Self {
             memory,
             settings,
             outbox,
+            seal,
             gate: Gate::default(),
         }
     }
@@ -129,7 +137,7 @@ impl Memories {
 
     /// Hands a turn on; it survives the process from here on. What the outbox does not take is counted there.
     pub fn remember(&self, turn: &SpokenTurn) {
-        match queue::turn(turn) {
+        match queue::turn(&self.seal.seal_turn(turn)) {
             Ok(record) => drop(self.outbox.push(&record)),
             Err(error) => tracing::error!(%error, "a turn cannot be written for the memory"),
         }

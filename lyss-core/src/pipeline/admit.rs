@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use super::{finish::Record, limit};
 use crate::{
-    admission::{KeyAnswer, KeyRecord, Scope, Scopes},
+    admission::{KeyAnswer, Scope, Scopes, jwt},
     config::AuthMode,
     engine::Inner,
     error::{Error, ErrorKind, Result},
@@ -106,7 +106,21 @@ pub(crate) async fn identify(
     let default_user = &settings.auth.default_user;
     let named = user_id.or(context.user_id.as_deref());
     match caller {
-        Caller::Key(record) => of_key(&record, named, user, default_user),
+        Caller::Key(record) => Ok(Principal {
+            user_id: spoken_for(&record.user_id, record.admin, named, user, default_user)?,
+            ..record.principal()
+        }),
+        Caller::Token(bearer) => {
+            let (scopes, bound) = (bearer.scopes, Some(Arc::clone(&bearer.user_id)));
+            let admin = scopes.has(Scope::Admin);
+            Ok(Principal {
+                user_id: spoken_for(&bound, admin, named, user, default_user)?,
+                api_key_id: None,
+                scopes,
+                models: None,
+                key: None,
+            })
+        }
         Caller::Anyone { admin } => Ok(Principal {
             user_id: named
                 .or(user)
@@ -141,6 +155,9 @@ pub(crate) async fn authenticate(inner: &Inner, credential: &Credential) -> Resu
     {
         return Ok(Caller::Anyone { admin: true });
     }
+    if let (Some(token), Some(jwt)) = (key.filter(|key| jwt::is_token(key)), &auth.jwt) {
+        return Ok(Caller::Token(Arc::new(jwt.verify(token).await?)));
+    }
     if let Some(key) = key.filter(|key| auth.mode == AuthMode::Keys || key.starts_with("lyss_")) {
         return match inner.keys.verify_or_refresh(key).await {
             KeyAnswer::Valid(record) => Ok(Caller::Key(record)),
@@ -170,16 +187,17 @@ pub(crate) async fn authenticate(inner: &Inner, credential: &Credential) -> Resu
     }
 }
 
-fn of_key(
-    record: &Arc<KeyRecord>,
+/// For whom a caller speaks that is bound to a user, or to none. Only admins speak for others.
+fn spoken_for(
+    bound: &Option<Arc<str>>,
+    admin: bool,
     named: Option<&str>,
     user: Option<&str>,
     default_user: &Option<Arc<str>>,
-) -> Result<Principal> {
-    let bound = record.user_id.clone();
-    if let (Some(bound), Some(named)) = (&bound, named)
+) -> Result<Option<Arc<str>>> {
+    if let (Some(bound), Some(named)) = (bound, named)
         && **bound != *named
-        && !record.admin
+        && !admin
     {
         return Err(Error::new(
             ErrorKind::UserMismatch,
@@ -187,16 +205,12 @@ fn of_key(
         )
         .with_param("user_id"));
     }
-    let user_id = match (&bound, named) {
-        (Some(_), Some(named)) if record.admin => Some(named.into()),
+    Ok(match (bound, named) {
+        (Some(_), Some(named)) if admin => Some(named.into()),
         (Some(bound), _) => Some(Arc::clone(bound)),
         (None, named) => named
             .or(user)
             .map(Arc::from)
             .or_else(|| default_user.clone()),
-    };
-    Ok(Principal {
-        user_id,
-        ..record.principal()
     })
 }

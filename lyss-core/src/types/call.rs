@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::rate::RateReport;
-use crate::admission::{KeyRecord, Scope, Scopes};
+use crate::admission::{Bearer, KeyRecord, Scope, Scopes};
 
 /// The id of one request: a UUIDv7, always made by the gateway. The log row's time is computed from it, so that a
 /// replayed record lands on the same row of the same partition.
@@ -95,6 +95,8 @@ pub enum Caller {
     },
     /// The holder of an API key.
     Key(Arc<KeyRecord>),
+    /// The bearer of an identity provider's token.
+    Token(Arc<Bearer>),
 }
 
 /// What a caller names a request by, so that sending it again does not do it again (the header `Idempotency-Key`).

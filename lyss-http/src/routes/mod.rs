@@ -122,6 +122,11 @@ routes! {
     PATCH  api  "/admin/keys/{id}"          Admin  admin::keys::change;
     DELETE api  "/admin/keys/{id}"          Admin  admin::keys::revoke;
     POST   api  "/admin/keys/{id}/rotate"   Admin  admin::keys::rotate;
+    GET    api  "/admin/providers"          Admin  admin::providers::list;
+    POST   api  "/admin/providers"          Admin  admin::providers::add;
+    GET    api  "/admin/providers/{id}"     Admin  admin::providers::retrieve;
+    PUT    api  "/admin/providers/{id}"     Admin  admin::providers::put;
+    DELETE api  "/admin/providers/{id}"     Admin  admin::providers::delete;
     GET    api  "/openapi.json"             Public docs::openapi;
     GET    root "/docs"                     Public docs::redirect;
     GET    root "/docs/"                    Public docs::page;

@@ -345,6 +345,11 @@ impl Gateway for Scripted {
         Ok(Vec::new())
     }
 
+    async fn admin_providers(&self, context: CallContext) -> Result<Vec<ProviderInfo>> {
+        self.admit(&context, true)?;
+        Ok(Vec::new())
+    }
+
     async fn put_price(&self, context: CallContext, price: PriceEntry) -> Result<PriceEntry> {
         self.admit(&context, true)?;
         Ok(PriceEntry {
@@ -406,6 +411,31 @@ impl Gateway for Scripted {
     }
 
     async fn revoke_key(&self, context: CallContext, _: &str) -> Result<()> {
+        self.admit(&context, true)
+    }
+
+    async fn put_provider(
+        &self,
+        context: CallContext,
+        id: &str,
+        members: Members,
+        _: bool,
+    ) -> Result<ProviderInfo> {
+        self.admit(&context, true)?;
+        Ok(ProviderInfo {
+            id: id.to_owned(),
+            source: ProviderSource::Database,
+            enabled: true,
+            disabled_reason: None,
+            api_keys: Vec::new(),
+            headers: Vec::new(),
+            created_ms: Some(1),
+            updated_ms: Some(1),
+            settings: members,
+        })
+    }
+
+    async fn delete_provider(&self, context: CallContext, _: &str) -> Result<()> {
         self.admit(&context, true)
     }
 

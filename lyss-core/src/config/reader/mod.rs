@@ -173,7 +173,24 @@ impl<'t, 'f> Reader<'t, 'f> {
         };
         let path = join(&self.path, key);
         if let Some(items) = self.list_of(&entry.node, &path, accepts) {
-            *slot = self.scalars(items, &path, accepts, &parse);
+            *slot = self.scalars(items, &path, accepts, true, &parse);
+        }
+    }
+
+    /// A list of secret values; messages do not repeat them.
+    pub(super) fn hidden_items<T>(
+        &mut self,
+        key: &'static str,
+        accepts: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        slot: &mut Vec<T>,
+    ) {
+        let Some(entry) = self.declare(key, &format!("a list, each item {accepts}")) else {
+            return;
+        };
+        let path = join(&self.path, key);
+        if let Some(items) = self.list_of(&entry.node, &path, accepts) {
+            *slot = self.scalars(items, &path, accepts, false, &parse);
         }
     }
 
@@ -212,7 +229,7 @@ impl<'t, 'f> Reader<'t, 'f> {
         for entry in self.map_of(&entry.node, &path).unwrap_or_default() {
             let path = join(&path, &entry.key);
             if let Some(items) = self.list_of(&entry.node, &path, "a name") {
-                let names = self.scalars(items, &path, "a name", &non_empty);
+                let names = self.scalars(items, &path, "a name", true, &non_empty);
                 slot.insert(entry.key.clone(), names);
             }
         }
@@ -488,13 +505,14 @@ impl<'t, 'f> Reader<'t, 'f> {
         items: &[Node],
         path: &str,
         accepts: &str,
+        show: bool,
         parse: &impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
         items
             .iter()
             .enumerate()
             .filter_map(|(i, item)| {
-                self.scalar(item, &format!("{path}[{i}]"), accepts, true, parse)
+                self.scalar(item, &format!("{path}[{i}]"), accepts, show, parse)
             })
             .collect()
     }

@@ -90,7 +90,7 @@ fn yaml_itself() {
         &[
             "g.yaml:3:3: server.dashboard: this key is written twice; keep one of them",
             "g.yaml:4:28: routing.max_retries: this key is written twice; keep one of them",
-            "g.yaml:4:44: routing.ttl: unknown key; accepted here: default_provider, max_retries, timeout, load_balancer, rules, fallbacks, retry_on, connect_timeout, first_chunk_timeout, stream_idle_timeout, stream_total_timeout, health_check, breaker, retry_budget, session_affinity",
+            "g.yaml:4:44: routing.ttl: unknown key; accepted here: default_provider, max_retries, timeout, load_balancer, rules, fallbacks, retry_on, connect_timeout, first_chunk_timeout, stream_idle_timeout, stream_total_timeout, health_check, breaker, retry_budget, session_affinity, egress",
         ],
     );
     reports(
@@ -312,4 +312,17 @@ proptest::proptest! {
             let _ = Config::parse("g", &text, &Env::default());
         }
     }
+}
+
+#[test]
+fn encryption_keys_are_32_bytes_and_never_shown() {
+    reports(
+        "data:\n  encryption_key: c2hvcnQ=\n  old_encryption_keys: [not-base64]\n",
+        &[
+            "g.yaml:2:19: data.encryption_key: the value has 5 bytes, not 32; accepted: 32 bytes in base64, e.g. from `openssl rand -base64 32`",
+            "g.yaml:3:25: data.old_encryption_keys[0]: the value is not base64; accepted: 32 bytes in base64, e.g. from `openssl rand -base64 32`",
+        ],
+    );
+    let report = bad("data: { encryption_key: '' }\n", &Env::default());
+    assert!(report.contains("the value has 0 bytes"), "{report}");
 }

@@ -31,6 +31,21 @@ fn uncommented(text: &str) -> String {
         .collect()
 }
 
+/// The variables that have no default in the example.
+fn all_variables() -> Env {
+    Env::from_iter([
+        ("OPENAI_API_KEY", "sk-1"),
+        (
+            "LYSS_ENCRYPTION_KEY",
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        ),
+        (
+            "LYSS_OLD_ENCRYPTION_KEY",
+            "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        ),
+    ])
+}
+
 #[test]
 fn example_loads_as_it_is_and_with_everything_switched_on() {
     let path = repository("examples/gateway.yaml");
@@ -39,8 +54,8 @@ fn example_loads_as_it_is_and_with_everything_switched_on() {
     assert!(loaded.config.listens_on_loopback_only());
 
     let text = uncommented(&std::fs::read_to_string(&path).unwrap());
-    let env = Env::from_iter([("OPENAI_API_KEY", "sk-1")]);
-    let all = Config::parse("all", &text, &env).unwrap_or_else(|e| panic!("{}", lines(&e)));
+    let all =
+        Config::parse("all", &text, &all_variables()).unwrap_or_else(|e| panic!("{}", lines(&e)));
     assert_eq!(all.config.budgets.len(), 4);
     assert!(
         !all.config
@@ -69,7 +84,7 @@ fn example_mentions_every_key() {
 fn commented_values_that_claim_to_be_defaults_are() {
     // With everything switched on, these must equal what they are when left out.
     let text = uncommented(&std::fs::read_to_string(repository("examples/gateway.yaml")).unwrap());
-    let all = Config::parse("all", &text, &Env::from_iter([("OPENAI_API_KEY", "k")]))
+    let all = Config::parse("all", &text, &all_variables())
         .unwrap()
         .config;
     let default = Config::default();

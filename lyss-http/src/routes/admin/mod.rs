@@ -3,4 +3,5 @@
 pub(super) mod budgets;
 pub(super) mod keys;
 pub(super) mod prices;
+pub(super) mod providers;
 pub(super) mod rules;
