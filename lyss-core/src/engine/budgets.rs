@@ -1,9 +1,8 @@
 //! The budgets of an engine: where their counters are, and the tasks that keep them.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::Arc;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use std::{sync::Weak, time::Duration};
 
 use super::{Engine, Inner, build::RedisPing, upkeep};
 use crate::{
@@ -43,6 +42,7 @@ pub(super) async fn open(
     Ok(budgets)
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl Engine {
     /// Writes a budget to the table and puts it into force here at once.
     pub(super) async fn store_budget(&self, definition: BudgetDefinition) -> Result<BudgetState> {
@@ -62,6 +62,18 @@ impl Engine {
     /// It is stored already: if it cannot be read back now, the next look at the table will see it.
     async fn follow_budgets(&self) {
         let _ = self.0.budgets.follow(&self.0.database, None).await;
+    }
+}
+
+/// Without a driver there is no engine.
+#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+impl Engine {
+    pub(super) async fn store_budget(&self, _: BudgetDefinition) -> Result<BudgetState> {
+        match self.0.database.pool {}
+    }
+
+    pub(super) async fn remove_budget(&self, _: i64) -> Result<()> {
+        match self.0.database.pool {}
     }
 }
 
