@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bounds;
 use crate::{
     context::tokens::{Counter, TOOL_CALL, Tokenizer},
     engine::Inner,
@@ -22,7 +23,7 @@ pub(super) fn counter(inner: &Inner, target: &Target) -> Counter {
 
 /// The usage of a complete chat answer.
 pub(super) async fn of_answer(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     target: &Target,
     request: &ChatRequest,
     reported: Option<Usage>,
@@ -30,8 +31,18 @@ pub(super) async fn of_answer(
 ) -> (Usage, UsageSource) {
     if let Some(usage) = reported {
         learn(inner, target, request, usage);
+        if inner.metrics.requests.compares() {
+            compare(inner, target, request, Some(answer), usage);
+        }
         return (usage, UsageSource::Reported);
     }
+    let (size, output) = output_of(answer);
+    let usage = count(counter(inner, target), request.clone(), size, output).await;
+    (usage, UsageSource::Counted)
+}
+
+/// The bytes of an answer's messages, and what counts their tokens.
+fn output_of(answer: &RawObject) -> (usize, impl FnOnce(&Counter) -> u64 + Send + use<>) {
     let messages: Vec<_> = answer
         .get("choices")
         .map(|choices| choices.elements())
@@ -45,8 +56,52 @@ pub(super) async fn of_answer(
         let tokens = messages.iter().map(|message| counter.answer(message));
         tokens.map(u64::from).sum()
     };
-    let usage = count(counter(inner, target), request.clone(), size, output).await;
-    (usage, UsageSource::Counted)
+    (size, output)
+}
+
+/// Takes in the report of a stream that has ended.
+pub(super) fn reported_at_end(
+    inner: &Arc<Inner>,
+    target: &Target,
+    request: &ChatRequest,
+    usage: Usage,
+) {
+    learn(inner, target, request, usage);
+    if inner.metrics.requests.compares() {
+        compare(inner, target, request, None, usage);
+    }
+}
+
+/// Compares a report with the gateway's own count, in the background: a provider that charges for more than there is
+/// shows in a metric. Reasoning and media cannot be counted here.
+fn compare(
+    inner: &Arc<Inner>,
+    target: &Target,
+    request: &ChatRequest,
+    answer: Option<&RawObject>,
+    reported: Usage,
+) {
+    let (engine, counter) = (Arc::clone(inner), counter(inner, target));
+    let (provider, request) = (Arc::clone(&target.account.id), request.clone());
+    let (size, output) = answer.map(output_of).unzip();
+    inner.in_background(async move {
+        let model = request.model().to_owned();
+        if has_media(&request) {
+            return;
+        }
+        let output = |counter: &Counter| output.map_or(0, |count| count(counter));
+        let counted = count(counter, request, size.unwrap_or(0), output).await;
+        let visible = reported
+            .output_tokens
+            .saturating_sub(reported.reasoning_tokens);
+        for (kind, counted, reported) in [
+            ("input", counted.input_tokens, reported.input_tokens),
+            ("output", counted.output_tokens, visible),
+        ] {
+            let metrics = &engine.metrics.requests;
+            metrics.drifted(&provider, &model, kind, counted, reported);
+        }
+    });
 }
 
 /// The usage of a stream that has delivered this much, when nothing is reported.
@@ -107,27 +162,21 @@ async fn count(
     counter.run(size, count).await
 }
 
+/// Whether there is something in a prompt that is no text.
+fn has_media(request: &ChatRequest) -> bool {
+    let segments = request.to_segments();
+    segments.0.iter().any(|part| bounds::media_in(part) > 0)
+}
+
 /// Learns from a report how far the estimate for the model is off: from some requests only, and from none with images
 /// and the like, whose price has nothing to do with the vocabulary.
-pub(super) fn learn(inner: &Inner, target: &Target, request: &ChatRequest, reported: Usage) {
+fn learn(inner: &Inner, target: &Target, request: &ChatRequest, reported: Usage) {
     let model = &*target.upstream_model;
     let counter = inner.corrections.counter(model);
     if counter.tokenizer() != Tokenizer::Estimate || !inner.corrections.wants(model) {
         return;
     }
-    let body = request.body();
-    let Some(messages) = body.get("messages").map(|messages| messages.text()) else {
-        return;
-    };
-    let media = [
-        "\"image_url\"",
-        "\"input_audio\"",
-        "\"file\"",
-        "\"video_url\"",
-    ]
-    .iter()
-    .any(|kind| memchr::memmem::find(messages.as_bytes(), kind.as_bytes()).is_some());
-    if !media && body.to_segments().len() <= LEARNT_MOST {
+    if !has_media(request) && request.body().to_segments().len() <= LEARNT_MOST {
         let counted = counter.request(request);
         inner
             .corrections

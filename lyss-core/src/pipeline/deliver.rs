@@ -324,7 +324,7 @@ impl Delivery {
     async fn settle_usage(&mut self, otherwise: UsageSource) -> Result<()> {
         match self.usage {
             Some(usage) => {
-                count::learn(&self.inner, &self.target, &self.request, usage);
+                count::reported_at_end(&self.inner, &self.target, &self.request, usage);
                 self.record.used(usage, UsageSource::Reported)
             }
             None => {

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,8 @@ const OVERHEAD_BUCKETS: [f64; 12] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.25, 1.0,
 ];
 
+/// One report of tokens in so many is compared with the gateway's own count.
+const DRIFT_SAMPLE: u64 = 50;
 /// How much a new comparison of tokens counts against those before.
 const DRIFT_SHARE: f64 = 0.1;
 
@@ -100,6 +105,7 @@ pub struct Requests {
     cost: Family<CostLabels, Counter<f64, AtomicU64>>,
     unpriced: Family<TargetLabels, Counter>,
     drift: Family<TokenLabels, Ratio>,
+    reports: AtomicU64,
     series: RwLock<AllSeries>,
 }
 
@@ -135,6 +141,7 @@ impl Requests {
             cost: Family::default(),
             unpriced: Family::default(),
             drift: Family::default(),
+            reports: AtomicU64::new(0),
             series: RwLock::default(),
         };
         registry.register(
@@ -217,6 +224,12 @@ impl Requests {
                 self.cost.get_or_create(&labels).inc_by(units.max(0.0));
             }
         }
+    }
+
+    /// Whether the next report of tokens is one to be compared: the first, and then a sample.
+    pub fn compares(&self) -> bool {
+        let before = self.reports.fetch_add(1, Ordering::Relaxed);
+        before.is_multiple_of(DRIFT_SAMPLE)
     }
 
     /// Records how the tokens that the gateway counts compare with those that the provider reports, for one `kind` of
