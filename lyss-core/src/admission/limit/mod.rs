@@ -10,13 +10,11 @@ mod shared;
 mod subject;
 mod window;
 
+use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
 #[cfg(feature = "redis")]
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::{
-    collections::HashMap,
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
