@@ -60,6 +60,7 @@ impl Database {
         const UPDATE: &str = "UPDATE providers SET settings = $2, secrets = $3, updated_ms = $4
             WHERE id = $1 AND updated_ms = $5";
         within(QUERY_TIMEOUT, async {
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             macro_rules! write_to {
                 ($pool:ident) => {{
                     let query = sqlx::query(if replaced.is_some() { UPDATE } else { INSERT })
