@@ -303,6 +303,21 @@ enum Slot {
 }
 
 impl Entry {
+    /// Records anew what the log will hold if the process dies: more is known of the request than when it began. When
+    /// this returns, the record has survived the process.
+    ///
+    /// # Errors
+    /// As [`Ledger::begin`]; what was recorded before still holds.
+    pub fn amend(&self, row: &LogRow) -> Result<()> {
+        debug_assert_eq!(row.status, Status::Aborted);
+        let Some(Slot::Logged(shared)) = &self.0 else {
+            return Ok(());
+        };
+        let record = encode(Kind::Intent, row)?;
+        shared.kept.appending(false);
+        shared.spool.append(&record, false).map_err(refusal)
+    }
+
     /// Records how the request ended; when this returns, the record has survived the process. Never fails: what the
     /// disk refuses is kept in memory until the database has it.
     pub fn settle(mut self, row: &LogRow) {

@@ -14,7 +14,7 @@ pub(super) type Id = [u8; 16];
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The request is about to be dispatched; the row holds if nothing follows.
+    /// The request is about to be dispatched; the row holds if nothing follows. Of several the last one counts.
     Intent = 1,
     /// The request has ended; the row is final.
     Settle = 2,

@@ -59,7 +59,7 @@ use self::{
     book::{Book, Bound},
     counter::{nano, pico},
     rates::Rates,
-    reservation::{Held, Part},
+    reservation::{Asking, Held, Part},
     settling::Settling,
     store::{Asked, BudgetStore, Claim, Outcome},
 };
@@ -243,6 +243,7 @@ impl Budgets {
             currency,
         };
         self.used.store(true, Relaxed);
+        let asking = Asking::new(id, &self.settling, &*self.store);
         let granting = self.grant(&request, asked, least.min(asked));
         let granted = tokio::time::timeout(PATIENCE, granting)
             .await
@@ -254,8 +255,6 @@ impl Budgets {
                 (asked, true)
             }
             Err(error) => {
-                self.settling.forget(&id);
-                self.store.dropped(&id);
                 if error.kind() == ErrorKind::BudgetStoreUnavailable {
                     self.metrics.unavailable();
                 }
@@ -276,6 +275,7 @@ impl Budgets {
             metrics: self.metrics.clone(),
             unchecked,
         };
+        asking.holds();
         Ok(Reservation::held(granted, held))
     }
 

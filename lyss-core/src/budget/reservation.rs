@@ -42,6 +42,40 @@ pub(super) struct Part {
     pub key: Arc<str>,
 }
 
+/// A reservation that is being asked for. Dropped before it holds (it is refused, or its caller goes away meanwhile), it
+/// leaves what the store may have granted to be settled by the request's row.
+pub(super) struct Asking<'a> {
+    id: RequestId,
+    settling: &'a Settling,
+    store: &'a dyn BudgetStore,
+    holds: bool,
+}
+
+impl<'a> Asking<'a> {
+    pub fn new(id: RequestId, settling: &'a Settling, store: &'a dyn BudgetStore) -> Self {
+        Self {
+            id,
+            settling,
+            store,
+            holds: false,
+        }
+    }
+
+    /// A [`Reservation`] has it now.
+    pub fn holds(mut self) {
+        self.holds = true;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.holds {
+            self.settling.forget(&self.id);
+            self.store.dropped(&self.id);
+        }
+    }
+}
+
 impl Reservation {
     /// Where no budget applies.
     pub(super) fn unbounded(granted: Pico) -> Self {

@@ -76,6 +76,7 @@ pub(crate) async fn chat(
             // Of media the count is a guess at best.
             (media == 0).then(|| counted + counted / ESTIMATE_MARGIN)
         };
+        record.reserving()?;
         let (reservation, limit) = call.reserve(inner, bounds, least, count).await?;
         let lowered = (limit < bounds.output).then_some(limit);
         request.set_output_limit(limit);
@@ -112,6 +113,7 @@ pub(crate) async fn embeddings(
                 .await;
             Some(counted + counted / ESTIMATE_MARGIN)
         };
+        record.reserving()?;
         let (reservation, _) = call.reserve(inner, bounds, 0, count).await?;
         record.reserved(reservation, &call.currency, None);
     }

@@ -87,12 +87,24 @@ impl Record {
         self.reservation = Some(reservation);
     }
 
+    /// Writes that something is about to be reserved for the request. If the process dies before [`Record::begin`], its
+    /// row says that it has cost nothing, and by that the reservation ends: without a row it would stay for ever.
+    pub fn reserving(&mut self) -> Result<()> {
+        let mut row = self.row.clone();
+        row.usage_source = UsageSource::Partial;
+        self.entry = Some(self.inner.ledger.begin(&row)?);
+        Ok(())
+    }
+
     /// Writes the intent: what the row is if the process dies now. `price`: of the target that is likely.
     pub fn begin(&mut self, input_at_least: u64, price: Option<&Price>) -> Result<()> {
         self.input_at_least = input_at_least;
         let mut row = self.row.clone();
         charge::at_least(&mut row, input_at_least, price);
-        self.entry = Some(self.inner.ledger.begin(&row)?);
+        match &self.entry {
+            Some(entry) => entry.amend(&row)?,
+            None => self.entry = Some(self.inner.ledger.begin(&row)?),
+        }
         Ok(())
     }
 

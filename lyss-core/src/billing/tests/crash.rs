@@ -230,3 +230,40 @@ async fn the_directory_of_a_living_process_is_left_alone() {
     }
     assert!(rows.values().all(|count| *count == 1));
 }
+
+#[tokio::test]
+async fn of_several_intents_the_last_one_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = testing::sqlite(directory.path()).await;
+    let (root, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ledger = Ledger::open(options(root.path()), Some(database.clone())).unwrap();
+    let row = intent();
+    let entry = ledger.begin(&row).unwrap();
+    let known = LogRow {
+        input_tokens: 5,
+        ..row.clone()
+    };
+    entry.amend(&known).unwrap();
+    // What a process that dies now leaves behind.
+    let copy = left.path().join(uuid::Uuid::now_v7().to_string());
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(&directories(root.path())[0]).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let heir = Ledger::open(options(left.path()), Some(database.clone())).unwrap();
+    eventually("it is adopted", async || {
+        directories(left.path()).len() == 1
+    })
+    .await;
+    assert!(heir.close(LONG).await);
+    let Pool::Sqlite(pool) = &database.pool else {
+        panic!("it is SQLite");
+    };
+    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT status, input_tokens FROM request_logs")
+        .fetch_all(pool)
+        .await
+        .unwrap();
+    assert_eq!(rows, [("aborted".to_owned(), 5)]);
+    entry.settle(&settled(&row));
+}

@@ -305,6 +305,34 @@ pub(super) async fn what_died_is_settled_by_its_row(pair: Pair) {
     assert_eq!(balance(&budgets, "u").await, (usd("0.75"), usd("0")));
 }
 
+/// A caller may go away while the store is asked: nobody knows then whether it has granted.
+pub(super) async fn what_is_given_up_is_settled_by_its_row(pair: Pair) {
+    let budgets = instance(&pair.one, "{ user: u, amount: 9, period: total }");
+    // The counter is there before.
+    reserve(&budgets, "u", "1", "1")
+        .await
+        .unwrap()
+        .settle(Pico::ZERO);
+    for patience in 0..30 {
+        let id = RequestId::new();
+        let applying = budgets.applying(&spender("u"), id.unix_ms());
+        let reserving = budgets.reserve(id, applying, "USD", usd("0.1"), usd("0.1"));
+        let patience = Duration::from_micros(patience * 100);
+        drop(tokio::time::timeout(patience, reserving).await);
+        log(&pair.database, id, "u", Pico::ZERO, "USD").await;
+    }
+    settled(&budgets).await;
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while balance(&budgets, "u").await.1 > Pico::ZERO {
+        assert!(
+            std::time::Instant::now() < end,
+            "what was given up stays reserved"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        budgets.sweep(&pair.database).await.unwrap();
+    }
+}
+
 pub(super) async fn what_leaves_the_log_stays_counted(pair: Pair) {
     let day = 86_400_000;
     let now = RequestId::new();

@@ -144,6 +144,7 @@ on_every_store! {
     promises::what_is_open_is_listed,
     promises::what_leaves_the_log_stays_counted,
     promises::what_died_is_settled_by_its_row,
+    promises::what_is_given_up_is_settled_by_its_row,
     races::a_thousand_callers_never_spend_more,
     races::any_sequence_is_as_the_model_says,
 }
