@@ -3,7 +3,7 @@ CONFIG ?= examples/gateway.yaml
 LYSS = cargo run --release -p lyss-http --bin lyss --
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gateway migrate test test-rust test-clients test-model lint fuzz bench
+.PHONY: help run run-gateway migrate test test-rust test-clients test-model chaos lint fuzz bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-clients: ## Run the official SDKs against the built gateway only
 test-model: ## Hold a conversation with a real language model behind the gateway (installs it: 180 MB)
 	cargo build -p lyss-http --bin lyss
 	tests/model/run.sh
+
+chaos: ## Kill, stop and empty everything under load, then audit the bills (some ten minutes; sizes: docs/contributing.md)
+	tests/run.sh chaos
 
 lint: ## Formatting, clippy, docs, licences, nothing of one machine: warnings are errors
 	cargo fmt --all --check

@@ -2,14 +2,15 @@
 # Runs the tests on real PostgreSQL and Redis servers of its own, then the official SDKs against the
 # built gateway. Everything is started on free ports in a temporary directory and stopped at the end.
 #
-#   tests/run.sh [all|rust|clients]
+#   tests/run.sh [all|rust|clients|chaos]
 #
+# `chaos` runs the chaos suite alone, long (LYSS_CHAOS_REQUESTS, LYSS_CHAOS_KILLS, LYSS_CHAOS_OUTAGES), and shows its figures.
 # LYSS_TEST_FILTER='test(spool)' narrows the Rust tests (a nextest filter expression).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-all}
-case $what in all | rust | clients) ;; *) echo "run.sh: all, rust or clients" >&2; exit 2 ;; esac
+case $what in all | rust | clients | chaos) ;; *) echo "run.sh: all, rust, clients or chaos" >&2; exit 2 ;; esac
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 work=$(mktemp -d "${TMPDIR:-/tmp}/lyss-test-XXXXXX")
@@ -195,12 +196,21 @@ if [ -x "$target/tools/node_modules/node/bin/node" ]; then PATH=$target/tools/no
 LYSS_TEST_POSTGRES=$(tests/services/postgres.sh start "$work/postgres")
 LYSS_TEST_REDIS=$(tests/services/redis.sh start "$work/redis")
 export LYSS_TEST_POSTGRES LYSS_TEST_REDIS
-if [ "$what" != clients ]; then
+if [ "$what" != clients ] && [ "$what" != chaos ]; then
   LYSS_TEST_REDIS_CLUSTER=$(tests/services/redis.sh cluster "$work/cluster")
   export LYSS_TEST_REDIS_CLUSTER
 fi
 redis_addr=${LYSS_TEST_REDIS#redis://}
 redis_addr=${redis_addr%/}
+
+if [ "$what" = chaos ]; then
+  export LYSS_CHAOS_REQUESTS=${LYSS_CHAOS_REQUESTS:-100000} LYSS_CHAOS_KILLS=${LYSS_CHAOS_KILLS:-200}
+  export LYSS_CHAOS_OUTAGES=${LYSS_CHAOS_OUTAGES:-2}
+  cargo build --workspace --bin lyss
+  # One after the other, and with what they print.
+  cargo test --workspace --test chaos -- --test-threads 1 --nocapture
+  exit
+fi
 
 # One build for everything below, with cargo's own progress: the same units that the test runners ask for.
 if ! cargo build --workspace --all-targets; then

@@ -45,7 +45,8 @@ pub struct Entry {
     pub started_ms: u64,
     /// End (for [`Outcome::ClientClosed`]: when the close was noticed), Unix milliseconds.
     pub ended_ms: Option<u64>,
-    /// Prompt tokens this provider would bill (rule: `src/tokens.rs`); 0 on an error.
+    /// Prompt tokens this provider would bill (rule: `src/tokens.rs`); 0 on an error
+    /// that is not billed.
     pub prompt_tokens: i64,
     /// Completion tokens of the whole answer, had it been delivered.
     pub planned_tokens: i64,

@@ -60,7 +60,7 @@ pub struct Script {
     pub tail_usage: bool,
     /// What `usage` says.
     pub usage: UsageKind,
-    /// Prompt and completion tokens to report, instead of the counted ones.
+    /// Prompt and completion tokens to report, instead of the counted ones. An error (OpenAI's) then bills them, too.
     pub tokens: Option<(i64, i64)>,
     /// Cached prompt tokens to report.
     pub cached_tokens: i64,

@@ -286,7 +286,13 @@ fn make_reply(call: &Call<'_>, protocol: Protocol, below: &str) -> Reply {
     }
     let failed = script.status.filter(|status| *status >= 400);
     let mut reply = match (failed, protocol) {
-        (Some(status), Protocol::OpenAi) => openai::Failure::of_status(status, script).reply(),
+        (Some(status), Protocol::OpenAi) => {
+            let failure = openai::Failure::of_status(status, script);
+            match script.tokens {
+                Some((prompt, completion)) => failure.billed(prompt, completion),
+                None => failure.reply(),
+            }
+        }
         (Some(status), Protocol::DashScope) => dashscope::Failure::of_status(status, script)
             .reply(&dashscope::request_id(call), call.stream),
         (None, Protocol::OpenAi) => openai::reply(call, below),

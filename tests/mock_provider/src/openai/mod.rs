@@ -102,6 +102,20 @@ impl Failure {
         Reply::json(self.status, self.body())
     }
 
+    /// The error of a provider that had worked before it failed, and bills for it.
+    pub(crate) fn billed(&self, prompt_tokens: i64, completion_tokens: i64) -> Reply {
+        let body = self.body();
+        let error = body.strip_suffix('}').unwrap_or(&body);
+        let body = format!(
+            r#"{error},"usage":{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"total_tokens":{}}}}}"#,
+            prompt_tokens + completion_tokens
+        );
+        Reply {
+            status: self.status,
+            ..Reply::whole(body, prompt_tokens, completion_tokens)
+        }
+    }
+
     pub(crate) fn event(&self) -> String {
         format!("data: {}\n\n", self.body())
     }
