@@ -4,7 +4,7 @@ use std::sync::Arc;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use std::{sync::Weak, time::Duration};
 
-use super::{Engine, Inner, build::RedisPing, upkeep};
+use super::{Engine, Inner, stores::RedisPing, upkeep};
 use crate::{
     budget::{BudgetDefinition, BudgetState, Budgets},
     config::Config,

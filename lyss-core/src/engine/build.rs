@@ -1,10 +1,10 @@
 //! From a configuration to an engine. `Engine::start`, the builder and a reload all come through here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize},
+        atomic::{AtomicBool, AtomicI64},
     },
     time::Duration,
 };
@@ -17,7 +17,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Auth, Engine, Inner, Settings, Sources,
+    accounts::{Kept, configured, parts},
     providers::{self, StoredProviders},
+    stores::{Background, limits, open_idempotency, open_redis, open_sessions},
     upkeep,
 };
 use crate::{
@@ -28,51 +30,24 @@ use crate::{
     context::tokens::Corrections,
     database::{Database, DatabaseSource},
     error::{Error, Result},
-    gateway::RoutingRule,
-    idempotency::{MemoryIdempotencyStore, SharedIdempotencyStore},
+    idempotency::SharedIdempotencyStore,
     memory::Memory,
     pipeline::Compactions,
-    price::{Catalog, Exchange, PriceBook, configured as configured_prices},
+    price::{Exchange, PriceBook, configured as configured_prices},
     provider::{
-        ProviderSpec,
         registry::Registry,
-        transport::{Egress, HttpTransport, HyperTransport, TransportConfig, install_crypto},
+        transport::{HttpTransport, install_crypto},
     },
-    resilience::{
-        limit::{RateLimit, RateLimits},
-        stream_buffer::StreamBuffer,
-        timeout::Timeouts,
-    },
-    routing::{Account, Table, TableParts},
+    resilience::stream_buffer::StreamBuffer,
+    routing::Table,
     seal::Keys,
-    session::{MemorySessionStore, SharedSessionStore, TurnQueue},
+    session::{SharedSessionStore, TurnQueue},
     spool::Topics,
     telemetry::metrics::Metrics,
 };
 
 /// Strategies by name, besides the built-in ones.
 pub(crate) type Balancers = BTreeMap<String, BalancerFactory>;
-
-#[cfg(feature = "redis")]
-pub(super) type RedisPing = crate::redis::RedisHandle;
-#[cfg(not(feature = "redis"))]
-pub(super) enum RedisPing {}
-
-#[cfg(not(feature = "redis"))]
-impl RedisPing {
-    pub(super) async fn ping(&self) -> Result<()> {
-        match *self {}
-    }
-}
-
-/// What a configuration says about providers and routes.
-pub(super) struct Configured {
-    pub accounts: HashMap<Arc<str>, Vec<Arc<Account>>>,
-    pub rules: Vec<RoutingRule>,
-    pub named_models: Vec<RoutingRule>,
-    pub default_provider: Option<Arc<str>>,
-    pub balancer: BalancerFactory,
-}
 
 /// Puts an engine together from a configuration and parts of one's own.
 pub struct EngineBuilder {
@@ -315,18 +290,6 @@ pub(super) fn put_into_force(
     Ok(())
 }
 
-/// What the table is built from.
-pub(super) fn parts(configured: &Configured, stored_rules: Vec<RoutingRule>) -> TableParts {
-    TableParts {
-        accounts: configured.accounts.clone(),
-        config_rules: configured.rules.clone(),
-        stored_rules,
-        named_models: configured.named_models.clone(),
-        default_provider: configured.default_provider.clone(),
-        balancer: Arc::clone(&configured.balancer),
-    }
-}
-
 fn balancer(own: &Balancers, config: &Config) -> Result<BalancerFactory> {
     let name = &config.routing.load_balancer;
     let factory = own
@@ -395,333 +358,6 @@ fn settings(config: Config, loopback: bool, old: Option<&Settings>) -> Result<Se
         exchange: Exchange::new(&config.billing),
         config,
     })
-}
-
-#[cfg(feature = "redis")]
-async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
-    let Some(redis) = &config.data.redis else {
-        return Ok(None);
-    };
-    let source = crate::redis::RedisSource {
-        addr: redis.addr.clone(),
-        cluster: redis.cluster.clone(),
-        tls: redis.tls,
-        username: redis.username.clone(),
-        password: SecretString::from(redis.password.expose()),
-        db: i64::from(redis.db),
-        dial_timeout: redis.dial_timeout,
-        ..Default::default()
-    };
-    crate::redis::RedisHandle::connect(source).await.map(Some)
-}
-
-#[cfg(not(feature = "redis"))]
-async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
-    match &config.data.redis {
-        None => Ok(None),
-        Some(_) => Err(Error::invalid(
-            "data.redis",
-            "this build has no Redis (cargo feature `redis`)",
-        )),
-    }
-}
-
-fn limits(redis: Option<&RedisPing>) -> RateLimits {
-    #[cfg(feature = "redis")]
-    if let Some(redis) = redis {
-        return RateLimits::shared(redis.clone());
-    }
-    let _ = redis;
-    RateLimits::default()
-}
-
-/// Where a store leaves what is to be done after an answer.
-#[cfg_attr(
-    not(all(feature = "redis", any(feature = "postgres", feature = "sqlite"))),
-    allow(dead_code)
-)]
-struct Background<'a> {
-    topics: &'a Topics,
-    tasks: &'a TaskTracker,
-    cancel: &'a CancellationToken,
-}
-
-fn open_sessions(
-    config: &Config,
-    database: &Database,
-    redis: Option<&RedisPing>,
-    #[cfg_attr(not(feature = "redis"), allow(unused_variables))] background: &Background<'_>,
-) -> Result<SharedSessionStore> {
-    let ttl = config.session.ttl;
-    let kind = config.session.store.unwrap_or(if redis.is_some() {
-        StoreKind::Redis
-    } else {
-        StoreKind::Database
-    });
-    Ok(match (kind, redis) {
-        #[cfg(any(feature = "postgres", feature = "sqlite"))]
-        (StoreKind::Database, _) => Arc::new(crate::session::DatabaseSessionStore::new(
-            database.clone(),
-            ttl,
-        )),
-        (StoreKind::Memory, _) => Arc::new(MemorySessionStore::new(ttl)),
-        #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
-        (StoreKind::Redis, Some(redis)) if config.session.archive => {
-            open_archived_sessions(redis, database, ttl, background)?
-        }
-        #[cfg(feature = "redis")]
-        (StoreKind::Redis, Some(redis)) => {
-            let _ = background;
-            Arc::new(crate::session::RedisSessionStore::new(redis.clone(), ttl))
-        }
-        #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
-        (StoreKind::Database, _) => {
-            return Err(Error::invalid(
-                "session.store",
-                "this build has no database driver",
-            ));
-        }
-        (StoreKind::Redis, _) => {
-            return Err(Error::invalid(
-                "session.store",
-                "`redis` needs `data.redis`",
-            ));
-        }
-    })
-}
-
-fn open_idempotency(
-    config: &Config,
-    database: &Database,
-    redis: Option<&RedisPing>,
-) -> Result<SharedIdempotencyStore> {
-    /// Replies that are kept in memory at once.
-    const MEMORY: usize = 64 << 20;
-    let ttl = config.idempotency.ttl;
-    let kind = config.idempotency.store.unwrap_or(if redis.is_some() {
-        StoreKind::Redis
-    } else {
-        StoreKind::Database
-    });
-    Ok(match (kind, redis) {
-        #[cfg(any(feature = "postgres", feature = "sqlite"))]
-        (StoreKind::Database, _) => Arc::new(crate::idempotency::DatabaseIdempotencyStore::new(
-            database.clone(),
-            ttl,
-        )),
-        (StoreKind::Memory, _) => Arc::new(MemoryIdempotencyStore::new(ttl, MEMORY)),
-        #[cfg(feature = "redis")]
-        (StoreKind::Redis, Some(redis)) => Arc::new(
-            crate::idempotency::RedisIdempotencyStore::new(redis.clone(), ttl),
-        ),
-        #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
-        (StoreKind::Database, _) => {
-            return Err(Error::invalid(
-                "idempotency.store",
-                "this build has no database driver",
-            ));
-        }
-        (StoreKind::Redis, _) => {
-            return Err(Error::invalid(
-                "idempotency.store",
-                "`redis` needs `data.redis`",
-            ));
-        }
-    })
-}
-
-/// Redis as the working copy, the database as the archive.
-#[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
-fn open_archived_sessions(
-    redis: &RedisPing,
-    database: &Database,
-    ttl: Duration,
-    background: &Background<'_>,
-) -> Result<SharedSessionStore> {
-    use crate::session::{
-        ARCHIVE_TOPIC, ArchivedSessionStore, DatabaseSessionStore, RedisSessionStore,
-    };
-    let (outbox, _) = background.topics.open(ARCHIVE_TOPIC)?;
-    let live = RedisSessionStore::new(redis.clone(), ttl);
-    let archive = DatabaseSessionStore::new(database.clone(), ttl);
-    let (store, keeping) = ArchivedSessionStore::new(live, archive, outbox);
-    let cancel = background.cancel.clone();
-    background.tasks.spawn(async move {
-        cancel.run_until_cancelled(keeping).await;
-    });
-    Ok(Arc::new(store))
-}
-
-/// What a reload may keep: an account whose provider is configured as before goes on with its connections and its
-/// health.
-struct Kept<'a> {
-    config: &'a Config,
-    accounts: &'a HashMap<Arc<str>, Vec<Arc<Account>>>,
-}
-
-fn configured(
-    config: &Config,
-    registry: &Registry,
-    stream_buffer: &StreamBuffer,
-    balancer: BalancerFactory,
-    kept: Option<&Kept<'_>>,
-) -> Result<Configured> {
-    let mut accounts = HashMap::new();
-    let mut named_models = Vec::new();
-    let timing = |config: &Config| {
-        let routing = &config.routing;
-        (
-            routing.timeout,
-            routing.connect_timeout,
-            routing.first_chunk_timeout,
-            routing.stream_idle_timeout,
-            routing.stream_total_timeout,
-        )
-    };
-    for (id, provider) in config
-        .providers
-        .iter()
-        .filter(|(_, provider)| provider.disabled.is_none())
-    {
-        let id: Arc<str> = id.as_str().into();
-        let same = kept.filter(|kept| {
-            kept.config.providers.get(&*id) == Some(provider)
-                && timing(kept.config) == timing(config)
-                && kept.config.routing.egress == config.routing.egress
-        });
-        let own = match same.and_then(|kept| kept.accounts.get(&id)) {
-            Some(accounts) => accounts.clone(),
-            None => match accounts_of(&id, provider, config, registry, stream_buffer) {
-                // It was checked when it was set up, by a gateway of another version or configuration.
-                Err(error) if provider.vetted => {
-                    tracing::error!(provider = %id, %error, "a provider of the table cannot be used");
-                    continue;
-                }
-                made => made?,
-            },
-        };
-        for (public, upstream) in &provider.models {
-            named_models.push(RoutingRule {
-                id: None,
-                model_name: public.clone(),
-                provider_id: id.to_string(),
-                priority: 1,
-                weight: provider.weight,
-                max_rps: None,
-                is_enabled: true,
-                upstream_model: Some(upstream.clone()),
-            });
-        }
-        accounts.insert(id, own);
-    }
-    let rules = config
-        .routing
-        .rules
-        .iter()
-        .map(|rule| RoutingRule {
-            id: None,
-            model_name: rule.model.clone(),
-            provider_id: rule.provider.clone(),
-            priority: rule.priority,
-            weight: rule.weight,
-            max_rps: rule.max_rps,
-            is_enabled: rule.enabled,
-            upstream_model: rule.upstream_model.clone(),
-        })
-        .collect();
-    Ok(Configured {
-        accounts,
-        rules,
-        named_models,
-        default_provider: config.routing.default_provider.as_deref().map(Arc::from),
-        balancer,
-    })
-}
-
-/// One account for each key of a provider; one without a key if it has none.
-pub(super) fn accounts_of(
-    id: &Arc<str>,
-    provider: &ProviderConfig,
-    config: &Config,
-    registry: &Registry,
-    stream_buffer: &StreamBuffer,
-) -> Result<Vec<Arc<Account>>> {
-    let routing = &config.routing;
-    let transport: Arc<dyn HttpTransport> = Arc::new(HyperTransport::new(&TransportConfig {
-        connect_timeout: provider.connect_timeout.unwrap_or(routing.connect_timeout),
-        proxy: provider
-            .proxy
-            .as_ref()
-            .map(|proxy| SecretString::from(proxy.expose())),
-        egress: provider.vetted.then(|| Egress::new(&routing.egress)),
-        ..TransportConfig::default()
-    })?);
-    let timeouts = Timeouts {
-        unary: provider.timeout.unwrap_or(routing.timeout),
-        first_chunk: provider
-            .first_chunk_timeout
-            .unwrap_or(routing.first_chunk_timeout),
-        idle: provider
-            .stream_idle_timeout
-            .unwrap_or(routing.stream_idle_timeout),
-        total: provider
-            .stream_total_timeout
-            .or(routing.stream_total_timeout),
-    };
-    let limit = provider
-        .max_rps
-        .map(|rps| Arc::new(RateLimit::of_provider(id, rps)));
-    let running = Arc::new(AtomicUsize::new(0));
-    let kind = provider.kind.as_deref().unwrap_or(id);
-    let catalog = Catalog::of(
-        kind,
-        provider.preset.as_deref(),
-        provider.base_url.as_deref(),
-    );
-    let keys: Vec<Option<SecretString>> = match provider.keys().count() {
-        0 => vec![None],
-        _ => provider
-            .keys()
-            .map(|key| Some(SecretString::from(key.expose())))
-            .collect(),
-    };
-    keys.into_iter()
-        .enumerate()
-        .map(|(key, api_key)| {
-            let mut spec = ProviderSpec::new(Arc::clone(id), Arc::clone(&transport));
-            spec.api_key = api_key;
-            spec.preset.clone_from(&provider.preset);
-            spec.base_url.clone_from(&provider.base_url);
-            spec.headers = provider
-                .headers
-                .iter()
-                .map(|(name, value)| (name.clone(), SecretString::from(value.expose())))
-                .collect();
-            spec.options.clone_from(&provider.options);
-            if let Some(most) = provider.max_event {
-                spec.max_event = usize::try_from(most).unwrap_or(usize::MAX);
-            }
-            spec.stream_buffer = stream_buffer.clone();
-            Ok(Arc::new(Account {
-                id: Arc::clone(id),
-                key,
-                kind: kind.to_owned(),
-                preset: provider.preset.clone(),
-                catalog,
-                provider: registry.build(kind, spec)?,
-                weight: provider.weight,
-                timeouts,
-                limit: limit.clone(),
-                max_concurrent: provider.max_concurrent,
-                running: Arc::clone(&running),
-                health: Arc::default(),
-                models: ArcSwap::default(),
-                context_windows: provider.context_windows.clone(),
-                in_flight: AtomicUsize::new(0),
-                key_balancer: std::sync::OnceLock::new(),
-            }))
-        })
-        .collect()
 }
 
 /// Looks for a local Ollama, which needs no key (contract section 3).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{Inner, build::RedisPing};
+use super::{Inner, stores::RedisPing};
 use crate::admission::limit::CallerLimits;
 
 /// The limits; `tasks`: where other instances are told what has ended.

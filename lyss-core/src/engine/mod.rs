@@ -6,6 +6,7 @@
     allow(unreachable_code, unused_variables)
 )]
 
+mod accounts;
 mod budgets;
 mod build;
 mod callers;
@@ -15,6 +16,7 @@ mod memory;
 mod outlive;
 mod prices;
 mod providers;
+mod stores;
 mod upkeep;
 
 use std::{
@@ -120,7 +122,7 @@ pub(crate) struct Inner {
     pub drains: Arc<Semaphore>,
     /// Sessions that are being compressed.
     pub compactions: Compactions,
-    redis: Option<build::RedisPing>,
+    redis: Option<stores::RedisPing>,
     /// What tokens cost.
     pub prices: ArcSwap<PriceBook>,
     table: ArcSwap<Table>,
@@ -180,7 +182,7 @@ struct Sources {
     /// The configuration without what is stored.
     file: Config,
     stored_providers: providers::StoredProviders,
-    configured: build::Configured,
+    configured: accounts::Configured,
     /// Ends the checks of the accounts in use.
     checks: CancellationToken,
 }
@@ -380,7 +382,7 @@ impl Inner {
 
     /// Builds the table anew from what is known now. Shares go on where they were, unless the strategy is another.
     fn rebuild(&self, sources: &Sources, same_strategy: bool) {
-        let parts = build::parts(&sources.configured, sources.stored_rules.clone());
+        let parts = accounts::parts(&sources.configured, sources.stored_rules.clone());
         let old = self.table.load();
         let table = Table::build(&parts, same_strategy.then_some(&old));
         self.table.store(Arc::new(table));

@@ -188,7 +188,7 @@ impl Inner {
         provider.vetted = true;
         let settings = self.settings();
         let egress = Egress::new(&settings.config.routing.egress);
-        let made = build::accounts_of(
+        let made = super::accounts::accounts_of(
             &change.id.as_str().into(),
             &provider,
             &settings.config,
