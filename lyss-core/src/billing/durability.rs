@@ -24,9 +24,10 @@ const DISK_PATIENCE: Duration = Duration::from_secs(5);
 /// How far records are kept.
 pub(super) struct Kept {
     pub mode: Durability,
-    /// Records that were begun to be appended.
+    /// Records that have been appended: counted when the write has returned, so that a sync that begins then has them.
     appended: AtomicU64,
-    /// Of these, those that end a request.
+    /// Records that end a request and were begun to be appended: counted before, so that who waits for the drain waits for
+    /// all that may be ahead.
     settled: AtomicU64,
     synced: watch::Sender<Synced>,
     sync_wanted: Notify,
@@ -55,12 +56,21 @@ impl Kept {
         }
     }
 
-    /// A record is about to be appended.
-    pub fn appending(&self, ends_a_request: bool) {
+    /// A record that ends a request is about to be appended.
+    pub fn settling(&self) {
+        self.settled.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A record has been appended.
+    pub fn appended(&self) {
         self.appended.fetch_add(1, Ordering::AcqRel);
-        if ends_a_request {
-            self.settled.fetch_add(1, Ordering::AcqRel);
-        }
+    }
+
+    /// A record could not be appended and is kept in memory: who waits for the disk now waits in vain.
+    pub fn refused(&self) {
+        let failed = self.appended.fetch_add(1, Ordering::AcqRel) + 1;
+        self.synced
+            .send_modify(|synced| synced.failed = synced.failed.max(failed));
     }
 
     /// So many rows are in the database, or will never be.
@@ -84,16 +94,22 @@ impl Kept {
 
     /// Waits until the rows of all requests that have ended are in the database.
     pub async fn in_database(&self, wake: &Notify) -> Result<()> {
+        match self.drained(wake, DATABASE_PATIENCE).await {
+            true => Ok(()),
+            false => Err(not_kept(
+                "the database does not take the record of this request",
+            )),
+        }
+    }
+
+    /// Waits until the rows of all requests that have ended by now are in the database, or the time is over; whether they
+    /// are. Rows that come meanwhile are not waited for.
+    pub async fn drained(&self, wake: &Notify, limit: Duration) -> bool {
         let mine = self.settled.load(Ordering::Acquire);
         let mut written = self.written.subscribe();
         wake.notify_one();
         let done = written.wait_for(|written| *written >= mine);
-        match tokio::time::timeout(DATABASE_PATIENCE, done).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(not_kept(
-                "the database does not take the record of this request",
-            )),
-        }
+        matches!(tokio::time::timeout(limit, done).await, Ok(Ok(_)))
     }
 }
 

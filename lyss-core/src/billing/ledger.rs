@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -171,11 +171,11 @@ impl Ledger {
         let record = encode(Kind::Intent, row)?;
         // Counted first, so that a closing ledger does not take the directory for empty.
         shared.open.fetch_add(1, Ordering::AcqRel);
-        shared.kept.appending(false);
         if let Err(error) = shared.spool.append(&record, false) {
             shared.open.fetch_sub(1, Ordering::AcqRel);
             return Err(refusal(error));
         }
+        shared.kept.appended();
         Ok(Entry(Some(Slot::Logged(shared.clone()))))
     }
 
@@ -249,21 +249,13 @@ impl Ledger {
         }
     }
 
-    /// Waits until every settled row is in the database, or the time is over; whether it is done. What is not is
-    /// still on disk.
+    /// Waits until every row that is settled by now is in the database, or the time is over; whether it is. What is not
+    /// is still on disk.
     pub async fn flush(&self, limit: Duration) -> bool {
-        let Some(shared) = &self.shared else {
-            return true;
-        };
-        let end = Instant::now() + limit;
-        while shared.waiting.load(Ordering::Acquire) > 0 {
-            if Instant::now() >= end {
-                return false;
-            }
-            shared.wake.notify_one();
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        match &self.shared {
+            Some(shared) => shared.kept.drained(&shared.wake, limit).await,
+            None => true,
         }
-        true
     }
 
     /// Takes no new requests, flushes, and stops the tasks; whether everything is in the database. If so, and nothing
@@ -355,12 +347,13 @@ impl Shared {
     fn append_settle(&self, record: &[u8], finishing: bool) -> Result<(), AppendError> {
         // Before the append: the drain may be faster than this thread.
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel) + 1;
-        self.kept.appending(true);
+        self.kept.settling();
         if let Err(error) = self.spool.append(record, finishing) {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             self.kept.wrote(1);
             return Err(error);
         }
+        self.kept.appended();
         if waiting.is_multiple_of(WAKE_AT) {
             self.wake.notify_one();
         }
@@ -387,7 +380,8 @@ impl Shared {
                 "the spool refuses a finished request"
             );
             self.waiting.fetch_add(1, Ordering::AcqRel);
-            self.kept.appending(true);
+            self.kept.settling();
+            self.kept.refused();
             if !self.spool.keep(record) {
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
                 self.kept.wrote(1);

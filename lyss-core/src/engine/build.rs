@@ -34,10 +34,7 @@ use crate::{
     memory::Memory,
     pipeline::Compactions,
     price::{Exchange, PriceBook, configured as configured_prices},
-    provider::{
-        registry::Registry,
-        transport::{HttpTransport, install_crypto},
-    },
+    provider::{registry::Registry, transport::install_crypto},
     resilience::stream_buffer::StreamBuffer,
     routing::Table,
     seal::Keys,

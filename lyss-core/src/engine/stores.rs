@@ -1,8 +1,7 @@
 //! From a configuration to the stores it names, and to Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -37,7 +36,7 @@ pub(super) async fn open_redis(config: &Config) -> Result<Option<RedisPing>> {
         cluster: redis.cluster.clone(),
         tls: redis.tls,
         username: redis.username.clone(),
-        password: SecretString::from(redis.password.expose()),
+        password: secrecy::SecretString::from(redis.password.expose()),
         db: i64::from(redis.db),
         dial_timeout: redis.dial_timeout,
         ..Default::default()
@@ -165,7 +164,7 @@ pub(super) fn open_idempotency(
 fn open_archived_sessions(
     redis: &RedisPing,
     database: &Database,
-    ttl: Duration,
+    ttl: std::time::Duration,
     background: &Background<'_>,
 ) -> Result<SharedSessionStore> {
     use crate::session::{

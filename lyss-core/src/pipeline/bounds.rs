@@ -3,19 +3,14 @@
 
 use memchr::memmem;
 
-use crate::{config::WorstCaseConfig, types::Segments};
+use crate::{
+    config::WorstCaseConfig,
+    types::{ChatRequest, RawValue, Segments},
+};
 
-/// Bytes of a request for which it has a token at least. Natural language has one for some four, the JSON around it
+/// Bytes of a prompt for which it has a token at least. Natural language has one for some four, the JSON around it
 /// included; eight leaves room for long words and repetitions that a tokenizer knows.
 const BYTES_PER_TOKEN_MOST: u64 = 8;
-
-/// What stands in a request for something that costs tokens by itself, however few its bytes are.
-const MEDIA: [&[u8]; 4] = [
-    b"\"image_url\"",
-    b"\"input_audio\"",
-    b"\"file\"",
-    b"\"video_url\"",
-];
 
 /// Bounds of the tokens of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,26 +38,53 @@ impl Bounds {
     }
 }
 
-/// Tokens that a prompt has at most: a token has a byte at least, but for media.
-pub(super) fn input_at_most(body: &Segments, worst: &WorstCaseConfig) -> u64 {
-    let media: usize = body.0.iter().map(|segment| media_in(segment)).sum();
-    let media = (media as u64).saturating_mul(worst.media_tokens);
+/// Tokens that a prompt has at most: a token has a byte at least, but for what is no text.
+pub(super) fn input_at_most(body: &Segments, media: u64, worst: &WorstCaseConfig) -> u64 {
+    let media = media.saturating_mul(worst.media_tokens);
     (body.len() as u64).saturating_add(media)
 }
 
-/// Tokens that a prompt has at least. One with embedded media says nothing by its length.
-pub(super) fn input_at_least(body: &Segments) -> u64 {
-    let embedded = |segment: &[u8]| memmem::find(segment, b";base64,").is_some();
-    match body.0.iter().any(|segment| embedded(segment)) {
+/// Tokens that a prompt has at least, by its messages or inputs as JSON. Escapes and embedded media say nothing by their
+/// length.
+pub(super) fn input_at_least(prompt: Option<RawValue<'_>>) -> u64 {
+    let Some(prompt) = prompt else { return 1 };
+    let text = prompt.text().as_bytes();
+    let long: [&[u8]; 3] = [br"\u", b";base64,", b"\"input_audio\""];
+    match long
+        .iter()
+        .any(|needle| memmem::find(text, needle).is_some())
+    {
         true => 1,
-        false => (body.len() as u64 / BYTES_PER_TOKEN_MOST).max(1),
+        false => (text.len() as u64 / BYTES_PER_TOKEN_MOST).max(1),
     }
 }
 
-/// Media in a piece of a request; some are counted twice, by their type and by their content.
-pub(super) fn media_in(segment: &[u8]) -> usize {
-    let count = |needle: &&[u8]| memmem::find_iter(segment, needle).count();
-    MEDIA.iter().map(count).sum()
+/// Parts of a request's messages that are no text, each a picture, a sound, a file; of a video, each of its pictures.
+pub(super) fn media_in(request: &ChatRequest) -> u64 {
+    let messages = request.body().get("messages");
+    let messages = messages.map(|messages| messages.elements());
+    messages
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|message| message.object().ok())
+        .filter_map(|message| {
+            let content = message.get("content")?;
+            let parts = content.is_array().then(|| content.elements())?;
+            Some(parts.iter().map(media_of_part).sum::<u64>())
+        })
+        .sum()
+}
+
+fn media_of_part(part: &RawValue<'_>) -> u64 {
+    let Ok(part) = part.object() else {
+        return u64::from(part.is_object());
+    };
+    let members = part.members().map(|(name, value)| match &*name {
+        "type" | "text" | "refusal" | "cache_control" => 0,
+        _ if value.is_array() => value.elements().len() as u64,
+        _ => 1,
+    });
+    members.sum()
 }
 
 #[cfg(test)]
@@ -93,22 +115,46 @@ mod tests {
                 continue;
             };
             let counted = counter.request(&request).input_tokens;
-            let body = body(&json);
-            assert!(input_at_least(&body) <= counted, "{text}: {counted}");
-            assert!(input_at_most(&body, &worst) >= counted, "{text}: {counted}");
+            let least = input_at_least(request.body().get("messages"));
+            assert!(least <= counted, "{text}: {counted}");
+            assert!(
+                input_at_most(&body(&json), 0, &worst) >= counted,
+                "{text}: {counted}"
+            );
         }
     }
 
     #[test]
-    fn media_count_by_themselves() {
-        let worst = WorstCaseConfig::default();
-        let link = body(r#"{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}"#);
-        assert!(input_at_most(&link, &worst) >= worst.media_tokens);
-        let embedded = format!(
-            r#"{{"url":"data:image/png;base64,{}"}}"#,
-            "A".repeat(99_999)
-        );
-        assert_eq!(input_at_least(&body(&embedded)), 1);
+    fn what_is_no_text_counts_by_itself() {
+        let media = |parts: &str| {
+            let json =
+                format!(r#"{{"model":"m","messages":[{{"role":"user","content":{parts}}}]}}"#);
+            media_in(&ChatRequest::parse(json.into()).unwrap())
+        };
+        for (parts, wanted) in [
+            (r#""plain, and \"image_url\" in it""#, 0),
+            (r#"[{"type":"text","text":"image_url"}]"#, 0),
+            (r#"[{"text":"native"}]"#, 0),
+            (
+                r#"[{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]"#,
+                1,
+            ),
+            (
+                r#"[{"type":"image\u005furl","image\u005furl":{"url":"x"}},{"type":"text","text":"a"}]"#,
+                1,
+            ),
+            (
+                r#"[{"type":"input_audio","input_audio":{"data":"AAAA"}}]"#,
+                1,
+            ),
+            (r#"[{"type":"video","video":["a","b","c"]}]"#, 3),
+            (r#"[{"image":"https://a.example/b.png"},{"audio":"x"}]"#, 2),
+        ] {
+            assert_eq!(media(parts), wanted, "{parts}");
+        }
+        let escaped = r#"{"model":"m","messages":[{"role":"user","content":"\u0434\u0430"}]}"#;
+        let request = ChatRequest::parse(escaped.into()).unwrap();
+        assert_eq!(input_at_least(request.body().get("messages")), 1);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn compare(
     let (size, output) = answer.map(output_of).unzip();
     inner.in_background(async move {
         let model = request.model().to_owned();
-        if has_media(&request) {
+        if bounds::media_in(&request) > 0 {
             return;
         }
         let output = |counter: &Counter| output.map_or(0, |count| count(counter));
@@ -162,12 +162,6 @@ async fn count(
     counter.run(size, count).await
 }
 
-/// Whether there is something in a prompt that is no text.
-fn has_media(request: &ChatRequest) -> bool {
-    let segments = request.to_segments();
-    segments.0.iter().any(|part| bounds::media_in(part) > 0)
-}
-
 /// Learns from a report how far the estimate for the model is off: from some requests only, and from none with images
 /// and the like, whose price has nothing to do with the vocabulary.
 fn learn(inner: &Inner, target: &Target, request: &ChatRequest, reported: Usage) {
@@ -176,7 +170,7 @@ fn learn(inner: &Inner, target: &Target, request: &ChatRequest, reported: Usage)
     if counter.tokenizer() != Tokenizer::Estimate || !inner.corrections.wants(model) {
         return;
     }
-    if !has_media(request) && request.body().to_segments().len() <= LEARNT_MOST {
+    if bounds::media_in(request) == 0 && request.body().to_segments().len() <= LEARNT_MOST {
         let counted = counter.request(request);
         inner
             .corrections

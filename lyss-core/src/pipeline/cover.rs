@@ -5,7 +5,7 @@
 //! its bytes, which costs nothing; only where that bound does not fit are they counted. What is then left of a budget
 //! lowers the output limit (decision 20).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     bounds::{self, Bounds},
@@ -58,23 +58,29 @@ pub(crate) async fn chat(
     spender: &Spender,
     request: &mut ChatRequest,
 ) -> Result<Priced> {
-    let body = request.to_segments();
-    let call = Call::new(inner, record.request_id(), route, spender)?;
+    let call = Call::new(inner, record, route, spender)?;
     if !call.applying.is_empty() {
+        let body = request.to_segments();
         let billing = &inner.settings().config.billing;
+        let media = bounds::media_in(request);
         let bounds = Bounds {
-            input: bounds::input_at_most(&body, &billing.worst_case),
+            input: bounds::input_at_most(&body, media, &billing.worst_case),
             output: request.output_limit().unwrap_or(call.longest(billing)),
             choices: request.choices(),
             beyond: billing.worst_case.reasoning_tokens,
         };
         let least = bounds.output.min(billing.min_output_tokens);
         let count = || async {
-            let counter = call.counter(inner);
-            let counted = counter.count_request(request.clone()).await.input_tokens;
-            let media: usize = body.0.iter().map(|part| bounds::media_in(part)).sum();
             // Of media the count is a guess at best.
-            (media == 0).then(|| counted + counted / ESTIMATE_MARGIN)
+            if media > 0 {
+                return None;
+            }
+            let mut most = 0;
+            for counter in call.counters(inner) {
+                let counted = counter.count_request(request.clone()).await.input_tokens;
+                most = most.max(counted + counted / ESTIMATE_MARGIN);
+            }
+            Some(most)
         };
         record.reserving()?;
         let (reservation, limit) = call.reserve(inner, bounds, least, count).await?;
@@ -82,8 +88,8 @@ pub(crate) async fn chat(
         request.set_output_limit(limit);
         record.reserved(reservation, &call.currency, lowered);
     }
-    call.begin(inner, record, bounds::input_at_least(&body))
-        .await
+    let least = bounds::input_at_least(request.body().get("messages"));
+    call.begin(inner, record, least).await
 }
 
 /// Covers an embeddings call.
@@ -97,9 +103,9 @@ pub(crate) async fn embeddings(
     spender: &Spender,
     request: &EmbeddingRequest,
 ) -> Result<Priced> {
-    let body = request.to_segments();
-    let call = Call::new(inner, record.request_id(), route, spender)?;
+    let call = Call::new(inner, record, route, spender)?;
     if !call.applying.is_empty() {
+        let body = request.to_segments();
         let bounds = Bounds {
             input: body.len() as u64,
             output: 0,
@@ -107,18 +113,21 @@ pub(crate) async fn embeddings(
             beyond: 0,
         };
         let count = || async {
-            let (counter, request) = (call.counter(inner), request.clone());
-            let counted = counter
-                .run(body.len(), move |counter| counter.inputs(&request))
-                .await;
-            Some(counted + counted / ESTIMATE_MARGIN)
+            let mut most = 0;
+            for counter in call.counters(inner) {
+                let request = request.clone();
+                let counting = counter.run(body.len(), move |counter| counter.inputs(&request));
+                let counted = counting.await;
+                most = most.max(counted + counted / ESTIMATE_MARGIN);
+            }
+            Some(most)
         };
         record.reserving()?;
         let (reservation, _) = call.reserve(inner, bounds, 0, count).await?;
         record.reserved(reservation, &call.currency, None);
     }
-    call.begin(inner, record, bounds::input_at_least(&body))
-        .await
+    let least = bounds::input_at_least(request.body().get("input"));
+    call.begin(inner, record, least).await
 }
 
 /// A call that is to be covered.
@@ -133,9 +142,9 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(inner: &Inner, id: RequestId, route: &'a Route, spender: &Spender) -> Result<Self> {
+    fn new(inner: &Inner, record: &Record, route: &'a Route, spender: &Spender) -> Result<Self> {
+        let (id, prices) = (record.request_id(), record.prices());
         let applying = inner.budgets.applying(spender, id.unix_ms());
-        let prices = inner.prices.load();
         let usable = route.tiers.iter().flat_map(|tier| &tier.targets);
         let usable = usable.filter(|target| target.weight > 0);
         // Where no budget applies, only the likely target's price is wanted, for the intent.
@@ -144,7 +153,7 @@ impl<'a> Call<'a> {
             false => usize::MAX,
         };
         let priced_target =
-            |target: &'a Arc<Target>| (&**target, target.price(&prices, id.unix_ms()));
+            |target: &'a Arc<Target>| (&**target, target.price(prices, id.unix_ms()));
         let targets: Vec<_> = usable.map(priced_target).take(wanted).collect();
         let rule = inner.settings().config.billing.unpriced;
         let priced = match rule {
@@ -159,7 +168,7 @@ impl<'a> Call<'a> {
                 .tiers
                 .iter()
                 .flat_map(|tier| &tier.targets)
-                .all(|target| target.price(&prices, id.unix_ms()).is_none()),
+                .all(|target| target.price(prices, id.unix_ms()).is_none()),
         };
         if priced == Priced::Only && none_priced() {
             return Err(Error::new(
@@ -205,12 +214,15 @@ impl<'a> Call<'a> {
         self.targets.first().and_then(|(_, price)| price.clone())
     }
 
-    fn counter(&self, inner: &Inner) -> Counter {
-        let model = self
+    /// What counts for the targets: each model once.
+    fn counters(&self, inner: &Inner) -> Vec<Counter> {
+        let models: BTreeSet<&str> = self
             .targets
-            .first()
-            .map(|(target, _)| &target.upstream_model);
-        inner.corrections.counter(model.map_or("", |model| model))
+            .iter()
+            .map(|(target, _)| &*target.upstream_model)
+            .collect();
+        let counter = |model| inner.corrections.counter(model);
+        models.into_iter().map(counter).collect()
     }
 
     /// The longest answer that any target may give where the request sets no limit.

@@ -80,6 +80,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         held_bytes: 0,
         kept,
         finished: false,
+        exhausted: false,
         drained: 0,
         over: false,
     };
@@ -168,6 +169,8 @@ struct Delivery {
     kept: Share,
     /// Whether a `finish_reason` has come.
     finished: bool,
+    /// Whether the provider's stream has ended.
+    exhausted: bool,
     /// Tokens read since the caller has gone.
     drained: u64,
     /// Whether the row is written.
@@ -182,8 +185,11 @@ impl Delivery {
             }
             let item = match self.first.take() {
                 Some(first) => Some(Ok(first)),
+                // This may be called again when it was dropped while the end was being handled.
+                None if self.exhausted => None,
                 None => self.rest.next().await,
             };
+            self.exhausted |= item.is_none();
             let passed = match item {
                 Some(Ok(chunk)) => self.pass(chunk),
                 Some(Err(error)) => Err(error),

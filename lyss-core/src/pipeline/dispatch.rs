@@ -92,7 +92,7 @@ where
     let context = PickContext {
         session: eligible.session,
     };
-    let mut choices = Choices::new(inner, eligible, record.request_id().unix_ms());
+    let mut choices = Choices::new(record, eligible);
     let mut last: Option<Error> = None;
     let mut attempt = 0;
     while attempt < most {
@@ -202,7 +202,8 @@ fn is_ours(error: &Error) -> bool {
 }
 
 impl<'a> Choices<'a> {
-    fn new(inner: &Inner, eligible: &Eligible<'a>, at_ms: i64) -> Self {
+    fn new(record: &Record, eligible: &Eligible<'a>) -> Self {
+        let at_ms = record.request_id().unix_ms();
         let Eligible {
             route,
             need,
@@ -211,7 +212,7 @@ impl<'a> Choices<'a> {
             ..
         } = *eligible;
         let unpriced = |target: &Target| {
-            priced == Priced::Only && target.price(&inner.prices.load(), at_ms).is_none()
+            priced == Priced::Only && target.price(record.prices(), at_ms).is_none()
         };
         let state = |target: &Arc<Target>| {
             let can = target.account.provider.capabilities();

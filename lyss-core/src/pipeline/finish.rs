@@ -18,8 +18,8 @@ use crate::{
     billing::Entry,
     budget::Reservation,
     engine::Inner,
-    error::{Error, ErrorKind, Origin, Result},
-    price::Price,
+    error::{Error, ErrorKind, Origin, Result, Work},
+    price::{Price, PriceBook},
     routing::{Route, Target},
     telemetry::requests::Finished,
     types::{
@@ -36,6 +36,8 @@ pub(crate) struct Record {
     row: LogRow,
     entry: Option<Entry>,
     reservation: Option<Reservation>,
+    /// The prices of the whole request, whatever changes while it runs.
+    prices: Arc<PriceBook>,
     waited: Duration,
     attempt_started: Option<Instant>,
     /// The price of the target tried last.
@@ -53,6 +55,7 @@ impl Record {
     pub fn new(inner: Arc<Inner>, id: RequestId, started: Instant, row: LogRow) -> Self {
         inner.entered();
         Self {
+            prices: inner.prices.load_full(),
             inner,
             id,
             started,
@@ -111,6 +114,11 @@ impl Record {
     /// Holds the places under the caller's limits until the end.
     pub fn admitted(&mut self, admitted: Admitted) {
         self.admitted = Some(admitted);
+    }
+
+    /// The prices that hold for the request.
+    pub fn prices(&self) -> &Arc<PriceBook> {
+        &self.prices
     }
 
     pub fn request_id(&self) -> RequestId {
@@ -202,7 +210,7 @@ impl Record {
         self.row.attempts += 1;
         self.row.provider_id = Arc::clone(&target.account.id);
         self.attempt_started = Some(Instant::now());
-        self.price = target.price(&self.inner.prices.load(), self.id.unix_ms());
+        self.price = target.price(&self.prices, self.id.unix_ms());
         let at = self.row_ms(self.started.elapsed());
         let decision = self.row.decision.get_or_insert_default();
         decision.provider_id = Arc::clone(&target.account.id);
@@ -216,11 +224,13 @@ impl Record {
         rfc3339(self.id.unix_ms() + i64::try_from(after.as_millis()).unwrap_or(0))
     }
 
-    /// Notes an attempt that was given up before anything came of it.
-    fn gave_up(&mut self) {
+    /// Notes an attempt that was given up before anything came of it, if there is one: the provider may have worked on it.
+    fn gave_up(&mut self, error: Option<&Error>) {
         let Some(started) = self.attempt_started.take() else {
             return;
         };
+        let unknown = Error::new(ErrorKind::UpstreamTimeout, "").with_work(Work::Unknown);
+        let cost = charge::of_failure(&unknown, self.input_at_least, self.price.as_deref());
         let Some(decision) = &mut self.row.decision else {
             return;
         };
@@ -230,10 +240,13 @@ impl Record {
             model_name: Arc::clone(&decision.model_name),
             started_ms: ms(started.saturating_duration_since(self.started)),
             latency_ms: decision.latency_ms,
-            outcome: ErrorKind::Cancelled.code().into(),
+            outcome: error
+                .map_or(ErrorKind::Cancelled, Error::kind)
+                .code()
+                .into(),
             upstream_status: None,
-            error: None,
-            cost: None,
+            error: error.map(|error| error.message().to_owned()),
+            cost,
         });
     }
 
@@ -286,6 +299,7 @@ impl Record {
             Some(_) => Status::Error,
         };
         if let Some(error) = error {
+            self.gave_up(Some(error));
             self.row.error_code = Some(error.code().to_owned());
             self.row.error_message = Some(error.message().to_owned());
         }
@@ -367,7 +381,7 @@ impl Drop for Record {
             .get_or_insert_with(|| kind.code().to_owned());
         let nothing_known = self.row.input_tokens == 0 && self.row.output_tokens == 0;
         if nothing_known && (self.answered || self.attempt_started.is_some()) {
-            self.gave_up();
+            self.gave_up(None);
             let usage = Usage {
                 input_tokens: self.input_at_least,
                 ..Usage::default()

@@ -61,6 +61,8 @@ struct State {
     closed: bool,
     /// Sealed files that have not been synced, where syncing is wanted.
     unsynced: Option<Vec<File>>,
+    /// Whether the directory has names that have not been synced.
+    new_names: bool,
 }
 
 /// What the drain can read at one moment.
@@ -98,6 +100,7 @@ impl Spool {
                 overflow: VecDeque::new(),
                 closed: false,
                 unsynced: None,
+                new_names: false,
             }),
             _lock: lock,
         })
@@ -158,22 +161,33 @@ impl Spool {
     /// What the disk says. What was not synced then may be lost with the power: it is gone on with in a new file, and the
     /// same one is never synced again, since the system may have dropped what it could not write.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let (current, sealed) = {
+        let (current, sealed, new_names) = {
             let mut state = self.state.lock();
             let sealed = state.unsynced.as_mut().map(std::mem::take);
-            (state.file.try_clone()?, sealed.unwrap_or_default())
+            let new_names = std::mem::take(&mut state.new_names);
+            (
+                state.file.try_clone()?,
+                sealed.unwrap_or_default(),
+                new_names,
+            )
         };
         let outcome = sealed
             .iter()
             .chain([&current])
-            .try_for_each(File::sync_data);
+            .try_for_each(File::sync_data)
+            .and_then(|()| match new_names {
+                true => File::open(&self.dir)?.sync_all(),
+                false => Ok(()),
+            });
         if let Err(error) = &outcome {
             tracing::error!(%error, dir = %self.dir.display(), "spool segment sealed after a failed sync");
             self.write_errors.fetch_add(1, Ordering::Relaxed);
             let mut state = self.state.lock();
+            // Its data may be gone: it is not to be synced again.
             let kept = state.unsynced.take();
             let sealed = state.seal(&self.dir);
             state.unsynced = kept;
+            state.new_names = true;
             sealed?;
         }
         outcome
@@ -296,13 +310,12 @@ impl State {
         let next = self.current + 1;
         let file = open_private(&segment_path(dir, next))?;
         let sealed = std::mem::replace(&mut self.file, file);
-        if let Some(unsynced) = &mut self.unsynced {
-            unsynced.push(sealed);
-            // The name of the new file, too.
-            File::open(dir)?.sync_all()?;
-        }
         self.current = next;
         self.segments.insert(next, 0);
+        if let Some(unsynced) = &mut self.unsynced {
+            unsynced.push(sealed);
+            self.new_names = true;
+        }
         Ok(())
     }
 }

@@ -160,18 +160,18 @@ impl ChatRequest {
             .min()
     }
 
-    /// Lowers the limit of each answer, or sets one, under the name that was used: `max_completion_tokens` where none
-    /// was. Providers that know only `max_tokens` are sent that by their adapter.
+    /// Sets the limit of each answer under every name that the request uses, so that whichever a provider reads is
+    /// covered; under `max_completion_tokens` where it uses none. Providers that know only `max_tokens` are sent that by
+    /// their adapter.
     pub fn set_output_limit(&mut self, tokens: u64) {
-        if self.output_limit() == Some(tokens) {
-            return;
+        let names = ["max_completion_tokens", "max_tokens"];
+        let given = names.map(|name| self.body.get_some(name).map(|value| value.as_u64()));
+        for (name, given) in names.into_iter().zip(given) {
+            if given.is_some_and(|limit| limit != Some(tokens)) {
+                self.body.set(name, tokens.to_string());
+            }
         }
-        let deprecated = self.body.get_some("max_tokens").is_some();
-        let current = self.body.get_some("max_completion_tokens").is_some();
-        if deprecated {
-            self.body.set("max_tokens", tokens.to_string());
-        }
-        if current || !deprecated {
+        if given == [None, None] {
             self.body.set("max_completion_tokens", tokens.to_string());
         }
     }
@@ -444,5 +444,35 @@ mod tests {
         )
         .unwrap();
         assert_eq!(request.messages().unwrap().first().unwrap().text(), "ab");
+    }
+
+    #[test]
+    fn a_limit_holds_under_every_name() {
+        let request = |limits: &str| {
+            let json = format!(r#"{{"model":"m","messages":[{{"role":"user"}}]{limits}}}"#);
+            ChatRequest::parse(json.into()).unwrap()
+        };
+        for (limits, before, wanted) in [
+            ("", None, r#","max_completion_tokens":5"#),
+            (r#","max_tokens":9"#, Some(9), r#","max_tokens":5"#),
+            (
+                r#","max_tokens":1,"max_completion_tokens":9"#,
+                Some(1),
+                r#","max_tokens":5,"max_completion_tokens":5"#,
+            ),
+            (
+                r#","max_tokens":9,"max_completion_tokens":5"#,
+                Some(5),
+                r#","max_tokens":5,"max_completion_tokens":5"#,
+            ),
+        ] {
+            let mut changed = request(limits);
+            assert_eq!(changed.output_limit(), before, "{limits}");
+            changed.set_output_limit(5);
+            assert_eq!(changed.output_limit(), Some(5), "{limits}");
+            let text = changed.to_segments().into_bytes();
+            let wanted = format!(r#"{{"model":"m","messages":[{{"role":"user"}}]{wanted}}}"#);
+            assert_eq!(text, wanted, "{limits}");
+        }
     }
 }
