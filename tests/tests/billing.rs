@@ -22,7 +22,7 @@ struct Gateway {
     second: MockProvider,
     store: Store,
     lyss: Lyss,
-    _setup: Setup,
+    setup: Setup,
 }
 
 impl Gateway {
@@ -74,7 +74,7 @@ impl Gateway {
             second,
             store,
             lyss,
-            _setup: setup,
+            setup,
         }
     }
 
@@ -280,4 +280,26 @@ async fn synced_to_the_disk() {
         .store
         .rows_when(Duration::from_secs(5), all)
         .await));
+}
+
+/// A process that dies in the middle of a stream: what it had delivered is charged, at least, and to whom it was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_in_the_middle_of_a_stream() {
+    let mut gateway = Gateway::start().await;
+    let mut body = chat("streamed", "[[chunks:500 size:6 every:20]]");
+    body["stream"] = true.into();
+    let client = gateway.lyss.client();
+    let mut reading = client.open("POST", CHAT, Some(&body)).await.unwrap();
+    assert!(reading.events(60).await.unwrap());
+    gateway.lyss.kill();
+    gateway.lyss = gateway.setup.start().await;
+    let row = gateway.row("streamed").await;
+    assert_eq!(row["status"], "aborted", "{row}");
+    assert_eq!(row["usage_source"], "partial", "{row}");
+    assert_eq!(row["provider_id"], "one", "{row}");
+    let output = row["output_tokens"].as_i64().unwrap();
+    // Of 59 pieces those of the last half second may be missing.
+    assert!((10..=59).contains(&output), "{row}");
+    let cost = row["input_tokens"].as_i64().unwrap() * INPUT + output * OUTPUT;
+    assert_eq!(amounts(&row), (cost, cost), "{row}");
 }

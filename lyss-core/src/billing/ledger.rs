@@ -66,6 +66,8 @@ pub struct LedgerStats {
     pub waiting_records: u64,
     /// Bytes of spool on disk, adopted directories included.
     pub bytes: u64,
+    /// Most bytes of spool.
+    pub max_bytes: u64,
     /// Rows that the database refused, since the start.
     pub dead_letters: u64,
     /// Failed writes to the spool, since the start.
@@ -242,6 +244,7 @@ impl Ledger {
                 open: shared.open.load(Ordering::Relaxed),
                 waiting_records: shared.waiting.load(Ordering::Relaxed),
                 bytes: shared.spool.bytes.load(Ordering::Relaxed),
+                max_bytes: shared.spool.max_bytes(),
                 dead_letters: shared.dead_letters_count.load(Ordering::Relaxed),
                 write_errors: shared.spool.write_errors.load(Ordering::Relaxed),
                 damaged_segments: shared.damaged.load(Ordering::Relaxed),
@@ -306,8 +309,9 @@ impl Entry {
             return Ok(());
         };
         let record = encode(Kind::Intent, row)?;
-        shared.kept.appending(false);
-        shared.spool.append(&record, false).map_err(refusal)
+        shared.spool.append(&record, false).map_err(refusal)?;
+        shared.kept.appended();
+        Ok(())
     }
 
     /// Records how the request ended; when this returns, the record has survived the process. Never fails: what the

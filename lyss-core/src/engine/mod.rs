@@ -241,9 +241,7 @@ impl Engine {
             self.0.metrics.callers.shared(alone, instances);
         }
         self.0.metrics.stream_buffer(self.0.stream_buffer.used());
-        self.0
-            .metrics
-            .encode(spool.waiting_records, spool.dead_letters)
+        self.0.metrics.encode(&spool)
     }
 
     /// Stops taking calls: `/ready` says no, new calls are refused with `shutting_down`.

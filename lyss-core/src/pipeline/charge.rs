@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::{
+    context::tokens::Counter,
     error::{Error, Result, Work},
     price::{Exchange, Price},
     telemetry::requests::Charge,
@@ -62,17 +63,25 @@ pub(super) fn charge(
     row.price_id = Some(Arc::clone(&cost.price_id));
     let decision = row.decision.as_mut();
     if let Some(attempt) = decision.and_then(|decision| decision.attempts.last_mut()) {
-        attempt.cost = Some(cost);
+        let counted = source != UsageSource::Reported;
+        let tokenizer = counted.then(|| Counter::for_model(&attempt.model_name).tokenizer());
+        attempt.cost = Some(Cost { tokenizer, ..cost });
     } else {
         row.provider_cost_pico = cost.pico;
     }
     outcome
 }
 
-/// Sets what a row is charged of which nothing is known but its prompt.
-pub(super) fn at_least(row: &mut LogRow, input_tokens: u64, price: Option<&Price>) {
+/// Sets what a row is charged of which no more is known than the least that its prompt and its answer have.
+pub(super) fn at_least(
+    row: &mut LogRow,
+    input_tokens: u64,
+    output_tokens: u64,
+    price: Option<&Price>,
+) {
     let usage = Usage {
         input_tokens,
+        output_tokens,
         ..Usage::default()
     };
     // What does not fit is held at the largest.
@@ -167,6 +176,7 @@ fn unpriced(usage: Usage, usage_source: UsageSource) -> Cost {
     Cost {
         usage,
         usage_source,
+        tokenizer: None,
         pico: 0,
         currency: None,
         price_id: UNPRICED.into(),

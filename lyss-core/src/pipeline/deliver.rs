@@ -5,7 +5,11 @@
 //! if it cannot be stored. So it is with an idempotency key, until the answer is kept; a caller that leaves such a
 //! stream is expected to come back for it, so that it goes on for a while. How the stream ends, not how it begins, tells whether the provider is well.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
@@ -24,6 +28,9 @@ use crate::{
         reply::ChunkStream,
     },
 };
+
+/// How often it is recorded how far an answer has come, for the case that this process dies.
+const RECORD_EVERY: Duration = Duration::from_millis(500);
 
 /// How long the end of a stream is waited for whose caller left at `finish_reason`: the usage chunk is all that is
 /// missing.
@@ -80,6 +87,8 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         held_bytes: 0,
         kept,
         finished: false,
+        pieces: 0,
+        recorded: None,
         exhausted: false,
         drained: 0,
         over: false,
@@ -169,6 +178,10 @@ struct Delivery {
     kept: Share,
     /// Whether a `finish_reason` has come.
     finished: bool,
+    /// Pieces of text that have come.
+    pieces: u64,
+    /// When it was last recorded how far the answer has come.
+    recorded: Option<Instant>,
     /// Whether the provider's stream has ended.
     exhausted: bool,
     /// Tokens read since the caller has gone.
@@ -266,7 +279,13 @@ impl Delivery {
             delivered.forget();
         } else if self.usage.is_none() {
             for piece in std::mem::take(&mut chunk.delivered) {
+                self.pieces += u64::from(!piece.text.is_empty());
                 delivered.push(piece);
+            }
+            if self.pieces > 0 && self.recorded.is_none_or(|at| at.elapsed() >= RECORD_EVERY) {
+                self.recorded = Some(Instant::now());
+                // A piece of text is a token at least.
+                self.record.delivered(self.pieces);
             }
         }
         if self.record.is_gone() {

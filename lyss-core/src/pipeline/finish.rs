@@ -103,7 +103,7 @@ impl Record {
     pub fn begin(&mut self, input_at_least: u64, price: Option<&Price>) -> Result<()> {
         self.input_at_least = input_at_least;
         let mut row = self.row.clone();
-        charge::at_least(&mut row, input_at_least, price);
+        charge::at_least(&mut row, input_at_least, 0, price);
         match &self.entry {
             Some(entry) => entry.amend(&row)?,
             None => self.entry = Some(self.inner.ledger.begin(&row)?),
@@ -119,6 +119,23 @@ impl Record {
     /// The prices that hold for the request.
     pub fn prices(&self) -> &Arc<PriceBook> {
         &self.prices
+    }
+
+    /// Writes anew what the row is if the process dies now: so many tokens of the answer have been delivered.
+    pub fn delivered(&mut self, output_tokens: u64) {
+        let Some(entry) = &self.entry else { return };
+        let mut row = self.row.clone();
+        charge::at_least(
+            &mut row,
+            self.input_at_least,
+            output_tokens,
+            self.price.as_deref(),
+        );
+        charge::sum_up(&mut row, &self.inner.settings().exchange);
+        // What was written before still holds; the end is written all the same.
+        if let Err(error) = entry.amend(&row) {
+            tracing::debug!(%error, "how far an answer has come cannot be recorded");
+        }
     }
 
     pub fn request_id(&self) -> RequestId {

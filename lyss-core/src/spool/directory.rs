@@ -106,6 +106,10 @@ impl Spool {
         })
     }
 
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -141,7 +145,16 @@ impl Spool {
                     .map_err(|error| self.failed(error))?;
             }
         }
-        self.bytes.fetch_add(length, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(length, Ordering::Relaxed);
+        // Once for each fifth that is passed on the way up.
+        let fifth = |bytes: u64| bytes.saturating_mul(5) / self.max_bytes.max(1);
+        if fifth(before + length) > fifth(before) && fifth(before + length) >= 3 {
+            tracing::warn!(
+                bytes = before + length,
+                max_bytes = self.max_bytes,
+                "the spool fills: at nine tenths new requests are refused (`data.spool_max_bytes`)"
+            );
+        }
         Ok(())
     }
 

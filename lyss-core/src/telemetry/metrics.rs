@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 
 use super::{budgets::BudgetMetrics, callers::CallerMetrics, requests::Requests};
-use crate::spool::OutboxStats;
+use crate::{billing::LedgerStats, spool::OutboxStats};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProviderLabels {
@@ -47,6 +47,8 @@ pub struct Metrics {
     compressions: Family<OutcomeLabels, Counter>,
     refused: Family<CodeLabels, Counter>,
     spool_records: Gauge<i64>,
+    spool_bytes: Gauge<i64>,
+    spool_max_bytes: Gauge<i64>,
     stream_buffer: Gauge<i64>,
     dead_letters: Counter<u64, AtomicU64>,
     reload_failures: Counter,
@@ -183,6 +185,18 @@ impl Default for Metrics {
             "Log rows waiting for the database",
             spool_records.clone(),
         );
+        let spool_bytes = Gauge::default();
+        registry.register(
+            "gateway_log_spool_bytes",
+            "Bytes of log rows on disk that wait for the database",
+            spool_bytes.clone(),
+        );
+        let spool_max_bytes = Gauge::default();
+        registry.register(
+            "gateway_log_spool_max_bytes",
+            "Most of them (`data.spool_max_bytes`); at nine tenths new requests are refused",
+            spool_max_bytes.clone(),
+        );
         let stream_buffer = Gauge::default();
         registry.register(
             "gateway_stream_buffer_bytes",
@@ -223,6 +237,8 @@ impl Default for Metrics {
             compressions,
             refused,
             spool_records,
+            spool_bytes,
+            spool_max_bytes,
             stream_buffer,
             dead_letters,
             reload_failures,
@@ -349,11 +365,14 @@ impl Metrics {
     }
 
     /// All metrics as OpenMetrics text. `spool_records` and `dead_letters` are read at this moment.
-    pub fn encode(&self, spool_records: u64, dead_letters: u64) -> String {
-        self.spool_records
-            .set(i64::try_from(spool_records).unwrap_or(i64::MAX));
+    pub fn encode(&self, spool: &LedgerStats) -> String {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.spool_records.set(gauge(spool.waiting_records));
+        self.spool_bytes.set(gauge(spool.bytes));
+        self.spool_max_bytes.set(gauge(spool.max_bytes));
         let known = self.dead_letters.get();
-        self.dead_letters.inc_by(dead_letters.saturating_sub(known));
+        let more = spool.dead_letters.saturating_sub(known);
+        self.dead_letters.inc_by(more);
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);

@@ -322,7 +322,7 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::{billing::LedgerStats, telemetry::metrics::Metrics};
 
     fn finished() -> Finished {
         Finished {
@@ -354,7 +354,10 @@ mod tests {
             ..finished()
         };
         metrics.requests.finished(&provider, "real", true, &good);
-        let text = metrics.encode(7, 0);
+        let text = metrics.encode(&LedgerStats {
+            waiting_records: 7,
+            ..LedgerStats::default()
+        });
         for line in [
             r#"gateway_requests_total{provider="p",model="other",status="error"} 1000"#,
             r#"gateway_requests_total{provider="p",model="real",status="success"} 1"#,
@@ -380,7 +383,7 @@ mod tests {
         drifted(0, 5);
         drifted(10, 10);
         drifted(20, 10);
-        let text = metrics.encode(0, 0);
+        let text = metrics.encode(&LedgerStats::default());
         let line = r#"gateway_usage_drift_ratio{provider="p",model="m",type="input"} 1.1"#;
         assert!(text.contains(line), "{text}");
     }

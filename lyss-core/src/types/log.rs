@@ -4,6 +4,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::tokens::Tokenizer;
+
 use super::{
     call::RequestId,
     money::Pico,
@@ -359,6 +361,9 @@ pub struct Cost {
     pub usage: Usage,
     /// Where their numbers come from.
     pub usage_source: UsageSource,
+    /// What they were counted with, where they were not reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
     /// The cost, in 1e-12 of `currency`.
     pub pico: i64,
     /// Its currency.

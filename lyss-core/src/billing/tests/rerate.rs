@@ -45,6 +45,7 @@ fn attempt(provider: &str, model: &str, cost: Option<(i64, &str, &str)>) -> Atte
                 ..Usage::default()
             },
             usage_source: UsageSource::Reported,
+            tokenizer: None,
             pico,
             currency: (!currency.is_empty()).then(|| currency.into()),
             price_id: price_id.into(),
