@@ -42,8 +42,9 @@ async fn ask(gateway: watch::Receiver<Client>, number: usize) -> usize {
         let client = gateway.borrow().clone();
         match client.send("POST", CHAT, Some(&body)).await {
             Ok(answer) if answer.status == 200 => return 1,
+            // 502: a thousand connections at once are more than the provider's queue of them.
             Ok(answer) => assert!(
-                matches!(answer.status, 402 | 503),
+                matches!(answer.status, 402 | 502 | 503),
                 "{} {}",
                 answer.status,
                 answer.json()
