@@ -49,7 +49,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -59,6 +59,7 @@ use self::{
     book::{Book, Bound},
     counter::{nano, pico},
     rates::Rates,
+    refusal::Refusal,
     reservation::{Asking, Held, Part},
     settling::Settling,
     store::{Asked, BudgetStore, Claim, Outcome},
@@ -71,7 +72,7 @@ use crate::{
     types::{Pico, RequestId},
 };
 
-/// How long a request waits for its reservation.
+/// How long a request waits for its reservation. A store that has answered anybody meanwhile is busy, not away.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often an amount that is just left is asked for, before it is left to others.
 const TRIES: usize = 8;
@@ -87,6 +88,8 @@ pub struct Budgets {
     goes_on: AtomicBool,
     /// Whether a reservation was ever asked for.
     used: AtomicBool,
+    /// Where the next sweep goes on.
+    swept: Mutex<Option<String>>,
 }
 
 /// What the book is made of.
@@ -123,6 +126,7 @@ impl Budgets {
             metrics,
             goes_on: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            swept: Mutex::default(),
         }
     }
 
@@ -221,7 +225,7 @@ impl Budgets {
     ///
     /// # Errors
     /// `budget_exceeded`, with what is left and when the budget renews; `unpriced_model` if `currency` has no exchange
-    /// rate into a budget's; `budget_store_unavailable`.
+    /// rate into a budget's; `budget_store_unavailable`; `overloaded` if others take what is left, again and again.
     pub async fn reserve(
         &self,
         id: RequestId,
@@ -230,6 +234,34 @@ impl Budgets {
         asked: Pico,
         least: Pico,
     ) -> Result<Reservation> {
+        let tried = self.try_reserve(id, applying, currency, asked, least).await;
+        tried.map_err(|refusal| self.refused(refusal))
+    }
+
+    /// A request is refused in the end: it is counted, once.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Error {
+        if let Some(scope) = refusal.scope {
+            self.metrics.refused(scope.as_str());
+        }
+        if refusal.kind() == ErrorKind::BudgetStoreUnavailable {
+            self.metrics.unavailable();
+        }
+        refusal.error
+    }
+
+    /// As [`reserve`](Self::reserve), for a request that may ask for less if it is refused: if it does not,
+    /// [`refused`](Self::refused) is told.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub(crate) async fn try_reserve(
+        &self,
+        id: RequestId,
+        applying: Applying,
+        currency: &str,
+        asked: Pico,
+        least: Pico,
+    ) -> Result<Reservation, Refusal> {
         let Some(book) = applying
             .book
             .filter(|_| !applying.bounds.is_empty() && asked > Pico::ZERO)
@@ -244,22 +276,18 @@ impl Budgets {
         };
         self.used.store(true, Relaxed);
         let asking = Asking::new(id, &self.settling, &*self.store);
+        let begun = Instant::now();
         let granting = self.grant(&request, asked, least.min(asked));
         let granted = tokio::time::timeout(PATIENCE, granting)
             .await
-            .unwrap_or_else(|_| Err(refusal::unavailable(None)));
+            .unwrap_or_else(|_| Err(Refusal::late(self.store.answered_since(begun))));
         let (granted, unchecked) = match granted {
             Ok(granted) => (granted, false),
-            Err(error) if self.goes_on(&error) => {
-                self.go_on(&request, asked, &error)?;
+            Err(refusal) if refusal.away && self.goes_on.load(Relaxed) => {
+                self.go_on(&request, asked, &refusal.error)?;
                 (asked, true)
             }
-            Err(error) => {
-                if error.kind() == ErrorKind::BudgetStoreUnavailable {
-                    self.metrics.unavailable();
-                }
-                return Err(error);
-            }
+            Err(refusal) => return Err(refusal),
         };
         let parts = applying.bounds.iter().map(|bound| Part {
             counter: Arc::clone(&bound.counter),
@@ -279,11 +307,6 @@ impl Budgets {
         Ok(Reservation::held(granted, held))
     }
 
-    /// Whether a call goes on that has no reservation.
-    fn goes_on(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::BudgetStoreUnavailable && self.goes_on.load(Relaxed)
-    }
-
     /// Lets a call go on; what it costs is counted when the store is back.
     fn go_on(&self, request: &Request<'_>, amount: Pico, error: &Error) -> Result<()> {
         self.metrics.unchecked();
@@ -298,7 +321,12 @@ impl Budgets {
     }
 
     /// How much is reserved.
-    async fn grant(&self, request: &Request<'_>, mut asked: Pico, least: Pico) -> Result<Pico> {
+    async fn grant(
+        &self,
+        request: &Request<'_>,
+        mut asked: Pico,
+        least: Pico,
+    ) -> Result<Pico, Refusal> {
         let needed = request.claims(least)?;
         self.settling.opened(request.id);
         for _ in 0..TRIES {
@@ -309,7 +337,7 @@ impl Budgets {
                 rates: &request.book.rates,
             };
             let outcome = self.store.reserve(asking).await;
-            let left = match outcome.map_err(|error| refusal::unavailable(Some(error)))? {
+            let left = match outcome.map_err(Refusal::away)? {
                 Outcome::Granted => return Ok(asked),
                 Outcome::Short(left) => left,
             };
@@ -320,10 +348,7 @@ impl Budgets {
             };
             if let Some(at) = (0..left.len()).find(short) {
                 let (bound, left) = (request.bounds.get(at), left.get(at).copied().unwrap_or(0));
-                if let Some(bound) = bound {
-                    self.metrics.refused(bound.budget.scope.as_str());
-                }
-                return Err(refusal::exceeded(bound, pico(left)));
+                return Err(Refusal::exceeded(bound, pico(left)));
             }
             // What is left affords less than was asked, and enough. Others may be faster.
             asked = request
@@ -331,7 +356,7 @@ impl Budgets {
                 .unwrap_or(least)
                 .clamp(least, asked);
         }
-        Err(refusal::contended())
+        Err(refusal::contended().into())
     }
 
     /// Whether no budget was ever used: then the store is left alone.
@@ -467,7 +492,8 @@ impl Budgets {
             return Ok(0);
         }
         let book = self.book.load_full();
-        sweep::sweep(&*self.store, database, &self.settling, &book.rates).await
+        let from = &self.swept;
+        sweep::sweep(&*self.store, database, &self.settling, &book.rates, from).await
     }
 
     /// Removes the counters of periods that are long over.

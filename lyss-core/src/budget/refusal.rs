@@ -2,14 +2,66 @@
 
 use std::time::Duration;
 
-use super::book::Bound;
+use super::{Scope, book::Bound};
 use crate::{
     error::{Error, ErrorKind, Retry},
     types::{Pico, log::rfc3339},
 };
 
-/// A budget does not afford the least that the request needs.
-pub(super) fn exceeded(bound: Option<&Bound>, left: Pico) -> Error {
+/// Why nothing is reserved.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub error: Error,
+    /// Whose budget it is that does not afford it.
+    pub scope: Option<Scope>,
+    /// Whether the store has failed: then a call may go on (`billing.on_store_down`).
+    pub away: bool,
+}
+
+impl Refusal {
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+
+    /// A budget does not afford the least that the request needs.
+    pub(super) fn exceeded(bound: Option<&Bound>, left: Pico) -> Self {
+        Self {
+            scope: bound.map(|bound| bound.budget.scope),
+            ..exceeded(bound, left).into()
+        }
+    }
+
+    /// The store has failed.
+    pub(super) fn away(cause: Error) -> Self {
+        Self {
+            away: true,
+            ..unavailable(Some(cause)).into()
+        }
+    }
+
+    /// The time is over in which a request gets its reservation. A store that has answered others meanwhile is there: it
+    /// has a queue, or counts what was spent.
+    pub(super) fn late(answered: bool) -> Self {
+        Self {
+            away: !answered,
+            ..unavailable(None).into()
+        }
+    }
+}
+
+/// One that the request has to take.
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            scope: None,
+            away: false,
+        }
+    }
+}
+
+/// What the caller is told whom a budget does not afford.
+fn exceeded(bound: Option<&Bound>, left: Pico) -> Error {
     let Some(bound) = bound else {
         return Error::new(ErrorKind::BudgetExceeded, "a budget is used up");
     };
@@ -51,10 +103,10 @@ pub(super) fn unavailable(cause: Option<Error>) -> Error {
     }
 }
 
-/// What was left was taken by others, again and again.
+/// What was left was taken by others, again and again: the store is there, and the next time may be luckier.
 pub(super) fn contended() -> Error {
     Error::new(
-        ErrorKind::BudgetStoreUnavailable,
+        ErrorKind::Overloaded,
         "many requests share the rest of a budget at the moment; try again",
     )
     .with_retry(Retry::After(Duration::from_secs(1)))

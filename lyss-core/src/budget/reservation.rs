@@ -6,7 +6,7 @@ use super::{
     book::Book,
     counter::{Counter, nano},
     settling::Settling,
-    store::{BudgetStore, Settlement},
+    store::{BudgetStore, Settlement, Source},
 };
 use crate::{
     telemetry::budgets::BudgetMetrics,
@@ -121,7 +121,10 @@ impl Reservation {
         let settlement = Settlement {
             id: held.id,
             charges: charges.collect(),
-            unchecked: held.unchecked,
+            source: match held.unchecked {
+                true => Source::Unchecked,
+                false => Source::Holder,
+            },
         };
         held.settling.settle(settlement);
     }

@@ -1,8 +1,9 @@
 //! What a store of counters promises. An adapter is one folder.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::{counter::Counter, rates::Rates};
 use crate::{billing::Ledger, error::Result, types::RequestId};
@@ -45,8 +46,19 @@ pub(crate) type Amounts = Arc<[(Arc<str>, i64)]>;
 pub(crate) struct Settlement {
     pub id: RequestId,
     pub charges: Amounts,
-    /// Whether the request went on without a reservation, since the store was away.
-    pub unchecked: bool,
+    pub source: Source,
+}
+
+/// Who settles a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The request that holds it.
+    Holder,
+    /// A request that went on without one, since the store was away. It may have one all the same, if only the store's
+    /// answer was lost.
+    Unchecked,
+    /// The request log ([`Open`] and the request's row).
+    Log,
 }
 
 /// A reservation that is not settled.
@@ -54,6 +66,28 @@ pub(crate) struct Settlement {
 pub(crate) struct Open {
     pub id: RequestId,
     pub amounts: Vec<(Arc<str>, i64)>,
+}
+
+/// Some of the open reservations.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub open: Vec<Open>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<String>,
+}
+
+/// When a store has answered last.
+#[derive(Debug, Default)]
+pub(crate) struct LastAnswer(Mutex<Option<Instant>>);
+
+impl LastAnswer {
+    pub fn note(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    pub fn is_since(&self, time: Instant) -> bool {
+        self.0.lock().is_some_and(|last| last >= time)
+    }
 }
 
 /// How a counter stands.
@@ -80,6 +114,10 @@ pub(crate) trait BudgetStore: Send + Sync + 'static {
     /// counted, once.
     async fn settle(&self, settlements: &[Settlement], rates: &Arc<Rates>) -> Result<()>;
 
+    /// Whether the store has answered anybody since a time: whoever waits that long is in a queue, or waits for a count,
+    /// and the store is not away.
+    fn answered_since(&self, time: Instant) -> bool;
+
     /// Notes a request that goes on without a reservation, since the store is away.
     fn reserved_unchecked(&self, asked: Asked<'_>) {
         let _ = asked;
@@ -90,8 +128,9 @@ pub(crate) trait BudgetStore: Send + Sync + 'static {
         let _ = id;
     }
 
-    /// Reservations that were made before a time and are not settled; the oldest ones, if there are many.
-    async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>>;
+    /// Reservations that were made before a time and are not settled, each with all of its counters: a page of them,
+    /// `from` where the page before says, or from the beginning.
+    async fn open_before(&self, unix_ms: i64, from: Option<&str>) -> Result<Page>;
 
     /// How counters stand, by their names; `None` where nothing was ever reserved.
     async fn balances(&self, counters: &[Arc<str>]) -> Result<Vec<Option<Balance>>>;

@@ -3,11 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
+
 use super::{
     counter::{Counter, nano},
     rates::Rates,
     settling::Settling,
-    store::{Amounts, BudgetStore, Open, Settlement},
+    store::{Amounts, BudgetStore, Open, Settlement, Source},
 };
 use crate::{
     database::{Database, Pool, within},
@@ -22,14 +24,22 @@ const AGE_MS: i64 = 1_000;
 const KEPT_MS: i64 = 2 * 86_400_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sweeps once; how many reservations were settled.
+/// Sweeps a page of the open reservations and moves `from` on to the next: so those of a dead process get their turn
+/// however many others are open. How many were settled.
 pub(super) async fn sweep(
     store: &dyn BudgetStore,
     database: &Database,
     settling: &Settling,
     rates: &Arc<Rates>,
+    from: &Mutex<Option<String>>,
 ) -> Result<usize> {
-    let mut open = store.open_before(now_ms() - AGE_MS).await?;
+    let position = from.lock().clone();
+    let page = store
+        .open_before(now_ms() - AGE_MS, position.as_deref())
+        .await?;
+    // Before anything else can fail: one page must not hold up the others.
+    *from.lock() = page.next;
+    let mut open = page.open;
     open.retain(|open| !settling.is_open(&open.id));
     let ids: Vec<RequestId> = open.iter().map(|open| open.id).collect();
     let mut settlements = Vec::new();
@@ -38,7 +48,7 @@ pub(super) async fn sweep(
             settlements.push(Settlement {
                 id: open.id,
                 charges: charges(open, &row, rates),
-                unchecked: false,
+                source: Source::Log,
             });
         }
     }

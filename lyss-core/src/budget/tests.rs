@@ -3,6 +3,7 @@
 #![cfg(all(feature = "postgres", feature = "sqlite", feature = "redis"))]
 
 mod loss;
+mod outage;
 mod promises;
 mod races;
 mod stores;

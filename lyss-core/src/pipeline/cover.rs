@@ -247,17 +247,22 @@ impl<'a> Call<'a> {
         Fut: Future<Output = Option<u64>>,
     {
         let whole = self.most(inner, &bounds, bounds.output)?;
-        let first = self.ask(inner, whole, whole).await;
-        match first {
-            Err(error) if error.kind() == ErrorKind::BudgetExceeded => {}
-            outcome => return Ok((outcome?, bounds.output)),
+        let (budgets, applying) = (&inner.budgets, || self.applying.clone());
+        let first = budgets.try_reserve(self.id, applying(), &self.currency, whole, whole);
+        match first.await {
+            Ok(reservation) => return Ok((reservation, bounds.output)),
+            // Not yet the end: less may be covered.
+            Err(refusal) if refusal.kind() == ErrorKind::BudgetExceeded => {}
+            Err(refusal) => return Err(budgets.refused(refusal)),
         }
         if let Some(counted) = count().await {
             bounds.input = bounds.input.min(counted);
         }
         let asked = self.most(inner, &bounds, bounds.output)?;
         let enough = self.most(inner, &bounds, least)?;
-        let reservation = self.ask(inner, asked, enough).await?;
+        let reservation = budgets
+            .reserve(self.id, applying(), &self.currency, asked, enough)
+            .await?;
         let limit = if reservation.granted() >= asked {
             bounds.output
         } else {
@@ -265,14 +270,6 @@ impl<'a> Call<'a> {
             bounds.limit_for(tokens).clamp(least, bounds.output)
         };
         Ok((reservation, limit))
-    }
-
-    async fn ask(&self, inner: &Inner, asked: Pico, least: Pico) -> Result<Reservation> {
-        let applying = self.applying.clone();
-        let reserve = inner
-            .budgets
-            .reserve(self.id, applying, &self.currency, asked, least);
-        reserve.await
     }
 
     /// The most that any target asks for such a call.

@@ -79,6 +79,12 @@ impl BudgetMetrics {
         self.refusals.get_or_create(&ScopeLabels { scope }).inc();
     }
 
+    /// Calls that were not covered.
+    #[cfg(test)]
+    pub fn refusals(&self, scope: &'static str) -> u64 {
+        self.refusals.get_or_create(&ScopeLabels { scope }).get()
+    }
+
     /// A call was refused since the store was away.
     pub fn unavailable(&self) {
         self.unavailable.inc();

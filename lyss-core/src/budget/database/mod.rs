@@ -6,14 +6,20 @@ mod spent;
 
 pub(super) use spent::spent;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::{
     rates::Rates,
-    store::{Asked, Balance, BudgetStore, Claim, Open, Outcome, Settlement},
+    store::{
+        Asked, Balance, BudgetStore, Claim, LastAnswer, Open, Outcome, Page, Settlement, Source,
+    },
 };
 use crate::{
     database::{
@@ -28,7 +34,9 @@ use crate::{
 /// How long one step may take: a request waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Open reservations that are read at once.
-const OPEN_AT_ONCE: i64 = 1000;
+const OPEN_AT_ONCE: usize = 1000;
+/// Before every id.
+const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The row's new sums, so that nobody else changes it before the transaction ends.
 const TAKE: &str =
@@ -43,7 +51,8 @@ const MOVE: &str =
 const BALANCE: &str = "SELECT spent_nano, reserved_nano FROM budget_counters WHERE counter = $1";
 const FORGET: &str = "DELETE FROM budget_counters WHERE ends_ms < $1";
 
-/// In place of a counter's name, for a request that went on without a reservation.
+/// In place of a counter's name: what a request cost is counted, of which another may tell the same. That is one that
+/// went on without a reservation, and has one all the same.
 const MARK: &str = "";
 
 /// A [`BudgetStore`] in the database.
@@ -52,6 +61,7 @@ pub(crate) struct DatabaseBudgetStore {
     /// Requests that are at the database at once: others of the gateway need connections, too, and SQLite has one
     /// writer anyway, for which this queue is fair.
     turns: Semaphore,
+    answer: LastAnswer,
 }
 
 impl DatabaseBudgetStore {
@@ -64,6 +74,7 @@ impl DatabaseBudgetStore {
         Self {
             database,
             turns: Semaphore::new(at_once),
+            answer: LastAnswer::default(),
         }
     }
 
@@ -72,6 +83,9 @@ impl DatabaseBudgetStore {
         let turn = self.turns.acquire().await;
         let done = within(PATIENCE, step).await;
         drop(turn);
+        if done.is_ok() {
+            self.answer.note();
+        }
         done
     }
 
@@ -120,32 +134,32 @@ impl DatabaseBudgetStore {
     }
 
     async fn try_settle(&self, settlements: &[Settlement]) -> QueryResult<()> {
-        let mut charges: Vec<(&Arc<str>, RequestId, i64)> = settlements
+        // In one order everywhere, so that nobody waits for whom he holds up.
+        let mut settlements: Vec<&Settlement> = settlements.iter().collect();
+        settlements.sort_by_key(|one| one.id);
+        settlements.dedup_by_key(|one| one.id);
+        let mut charges: Vec<(&Arc<str>, &Settlement, i64)> = settlements
             .iter()
-            .flat_map(|one| {
-                one.charges
-                    .iter()
-                    .map(|(key, charge)| (key, one.id, *charge))
-            })
+            .flat_map(|one| one.charges.iter().map(|(key, charge)| (key, *one, *charge)))
             .collect();
-        charges.sort_unstable();
+        charges.sort_by_key(|(key, ..)| *key);
         let mut transaction = Transaction::begin(&self.database).await?;
-        let mut unchecked = HashMap::new();
-        for settlement in settlements.iter().filter(|one| one.unchecked) {
-            // Of these there was nothing that could go: a mark stays that they are counted.
-            let new = transaction.enter(&settlement.id, MARK, 0).await?;
-            unchecked.insert(settlement.id, new);
+        // A holder's reservation goes, and with it the charge that could be counted again. Of the others a mark stays.
+        let mut marked = HashMap::new();
+        for one in &settlements {
+            if one.source != Source::Holder {
+                marked.insert(one.id, transaction.enter(&one.id, MARK, 0).await?);
+            }
         }
         let mut moves: Vec<(&Arc<str>, i64, i64)> = Vec::new();
-        for (key, id, charge) in charges {
-            let amount = match unchecked.get(&id) {
-                Some(true) => 0,
-                Some(false) => continue,
-                None => match transaction.leave(&id, key).await? {
-                    Some(amount) => amount,
-                    None => continue,
-                },
+        for (key, one, charge) in charges {
+            let held = transaction.leave(&one.id, key).await?;
+            let amount = match one.source {
+                Source::Holder | Source::Log if held.is_none() => continue,
+                _ => held.unwrap_or(0),
             };
+            let counted = marked.get(&one.id).is_some_and(|new| !new);
+            let charge = if counted { 0 } else { charge };
             match moves.last_mut() {
                 Some((last, reserved, spent)) if *last == key => {
                     *reserved += amount;
@@ -283,31 +297,53 @@ impl BudgetStore for DatabaseBudgetStore {
         self.in_turn(self.try_settle(settlements)).await
     }
 
-    async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>> {
+    fn answered_since(&self, time: Instant) -> bool {
+        self.answer.is_since(time)
+    }
+
+    async fn open_before(&self, unix_ms: i64, from: Option<&str>) -> Result<Page> {
         let before = first_id(unix_ms);
+        let after = from.unwrap_or(NO_ID);
+        macro_rules! page {
+            ($id:literal, $after:literal, $before:literal) => {
+                concat!(
+                    "SELECT ",
+                    $id,
+                    ", counter, amount_nano FROM budget_reservations
+                     WHERE counter <> '' AND request_id IN (
+                         SELECT DISTINCT request_id FROM budget_reservations
+                         WHERE request_id > ",
+                    $after,
+                    " AND request_id < ",
+                    $before,
+                    " AND counter <> '' ORDER BY request_id LIMIT $3)
+                     ORDER BY request_id, counter"
+                )
+            };
+        }
         let rows: Vec<(String, String, i64)> = within(PATIENCE, async {
             match &self.database.pool {
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(pool) => {
-                    sqlx::query_as(
-                        "SELECT request_id::text, counter, amount_nano FROM budget_reservations
-                         WHERE request_id < $1::text::uuid AND counter <> '' ORDER BY request_id, counter LIMIT $2",
-                    )
+                    sqlx::query_as(page!(
+                        "request_id::text",
+                        "$1::text::uuid",
+                        "$2::text::uuid"
+                    ))
+                    .bind(after)
                     .bind(before)
-                    .bind(OPEN_AT_ONCE)
+                    .bind(OPEN_AT_ONCE as i64)
                     .fetch_all(pool)
                     .await
                 }
                 #[cfg(feature = "sqlite")]
                 Pool::Sqlite(pool) => {
-                    sqlx::query_as(
-                        "SELECT request_id, counter, amount_nano FROM budget_reservations
-                         WHERE request_id < $1 AND counter <> '' ORDER BY request_id, counter LIMIT $2",
-                    )
-                    .bind(before)
-                    .bind(OPEN_AT_ONCE)
-                    .fetch_all(pool)
-                    .await
+                    sqlx::query_as(page!("request_id", "$1", "$2"))
+                        .bind(after)
+                        .bind(before)
+                        .bind(OPEN_AT_ONCE as i64)
+                        .fetch_all(pool)
+                        .await
                 }
             }
         })
@@ -326,7 +362,9 @@ impl BudgetStore for DatabaseBudgetStore {
                 }),
             }
         }
-        Ok(open)
+        let last = open.last().map(|open| open.id.to_string());
+        let next = last.filter(|_| open.len() >= OPEN_AT_ONCE);
+        Ok(Page { open, next })
     }
 
     async fn balances(&self, counters: &[Arc<str>]) -> Result<Vec<Option<Balance>>> {

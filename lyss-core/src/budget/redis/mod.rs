@@ -16,6 +16,7 @@ mod scripts;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
+    time::Instant,
 };
 
 use async_trait::async_trait;
@@ -30,7 +31,7 @@ use super::{
     counter::Counter,
     database::spent,
     rates::Rates,
-    store::{Amounts, Asked, Balance, BudgetStore, Open, Outcome, Settlement},
+    store::{Amounts, Asked, Balance, BudgetStore, LastAnswer, Open, Outcome, Page, Settlement},
 };
 use crate::{
     billing::Ledger,
@@ -65,6 +66,7 @@ struct Shared {
     granted: Mutex<Granted>,
     /// One counter is begun at a time: what it takes is a query of the log.
     beginning: tokio::sync::Mutex<()>,
+    answer: LastAnswer,
 }
 
 /// What this instance has reserved.
@@ -101,6 +103,7 @@ impl RedisBudgetStore {
             looked: AtomicU64::new(0),
             granted: Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
+            answer: LastAnswer::default(),
         }))
     }
 
@@ -189,6 +192,7 @@ impl BudgetStore for RedisBudgetStore {
                 call.arg(&*claim.key).arg(claim.limit).arg(claim.amount);
             }
             let said = shared.say(&call, 0).await?;
+            shared.answer.note();
             match word(&said) {
                 "granted" if shared.note(&epoch, &asked) => return Ok(Outcome::Granted),
                 "granted" => {}
@@ -208,6 +212,10 @@ impl BudgetStore for RedisBudgetStore {
                 _ => shared.doubt(&epoch),
             }
         }
+    }
+
+    fn answered_since(&self, time: Instant) -> bool {
+        self.0.answer.is_since(time)
     }
 
     fn reserved_unchecked(&self, asked: Asked<'_>) {
@@ -271,9 +279,10 @@ impl BudgetStore for RedisBudgetStore {
         Ok(())
     }
 
-    async fn open_before(&self, unix_ms: i64) -> Result<Vec<Open>> {
+    async fn open_before(&self, unix_ms: i64, from: Option<&str>) -> Result<Page> {
         let mut open = Vec::new();
-        let mut cursor = 0_u64;
+        let mut seen = 0;
+        let mut cursor: u64 = from.and_then(|from| from.parse().ok()).unwrap_or(0);
         loop {
             let mut scan = ::redis::cmd("HSCAN");
             scan.arg(&*self.0.keys.open)
@@ -282,6 +291,7 @@ impl BudgetStore for RedisBudgetStore {
                 .arg(500);
             let (next, entries): (u64, Vec<(String, String)>) =
                 self.0.redis.command(&scan).await.map_err(away)?;
+            seen += entries.len();
             for (id, held) in entries {
                 let Some(id) = RequestId::parse(&id).filter(|id| id.unix_ms() < unix_ms) else {
                     continue;
@@ -295,8 +305,9 @@ impl BudgetStore for RedisBudgetStore {
                 open.push(Open { id, amounts });
             }
             cursor = next;
-            if cursor == 0 || open.len() >= OPEN_AT_ONCE {
-                return Ok(open);
+            if cursor == 0 || seen >= OPEN_AT_ONCE {
+                let next = (cursor != 0).then(|| cursor.to_string());
+                return Ok(Page { open, next });
             }
         }
     }
@@ -318,7 +329,10 @@ impl BudgetStore for RedisBudgetStore {
     }
 
     async fn keep(&self, ledger: &Ledger) -> Result<()> {
-        self.0.keep(ledger).await
+        // While it is counted, too: unless the log cannot be had, that takes a moment.
+        self.0.keep(ledger).await?;
+        self.0.answer.note();
+        Ok(())
     }
 }
 

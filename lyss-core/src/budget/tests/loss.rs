@@ -191,7 +191,7 @@ async fn what_went_on_without_redis_is_counted_when_it_is_back() {
     let settlement = |id, charge: &str| store::Settlement {
         id,
         charges: [(Arc::clone(&key), nano(usd(charge)))].into(),
-        unchecked: true,
+        source: store::Source::Unchecked,
     };
     budgets[0].settling.settle(settlement(ended, "2"));
     let (running, _) = unchecked("4");

@@ -1,7 +1,11 @@
 //! What every store keeps.
 
 use super::{stores::Pair, *};
-use crate::{ErrorKind, budget::store::Settlement, types::log::rfc3339};
+use crate::{
+    ErrorKind,
+    budget::store::{Settlement, Source},
+    types::log::rfc3339,
+};
 
 /// A row of the log.
 pub(super) async fn log(
@@ -139,7 +143,7 @@ pub(super) async fn settling_twice_changes_nothing(pair: Pair) {
     let settlement = Settlement {
         id,
         charges: [(key, nano(usd("0.25")))].into(),
-        unchecked: false,
+        source: Source::Holder,
     };
     let (one, two) = (pair.one.clone(), pair.two.clone());
     for store in [&one, &two, &one] {
@@ -238,12 +242,14 @@ pub(super) async fn what_is_open_is_listed(pair: Pair) {
     let first = reserve(&budgets, "u", "1", "1").await.unwrap();
     let second = reserve(&budgets, "v", "2", "2").await.unwrap();
     let soon = RequestId::new().unix_ms() + 1000;
-    assert!(pair.two.open_before(before).await.unwrap().is_empty());
+    let none = pair.two.open_before(before, None).await.unwrap();
+    assert!(none.open.is_empty() && none.next.is_none());
     let mut amounts: Vec<_> = pair
         .two
-        .open_before(soon)
+        .open_before(soon, None)
         .await
         .unwrap()
+        .open
         .iter()
         .map(|open| {
             open.amounts
@@ -256,13 +262,10 @@ pub(super) async fn what_is_open_is_listed(pair: Pair) {
     assert_eq!(amounts, [[nano(usd("1")); 2], [nano(usd("2")); 2]]);
     first.settle(Pico::ZERO);
     settled(&budgets).await;
-    assert_eq!(pair.two.open_before(soon).await.unwrap().len(), 1);
+    let open = async || pair.two.open_before(soon, None).await.unwrap().open.len();
+    assert_eq!(open().await, 1);
     drop(second);
-    assert_eq!(
-        pair.two.open_before(soon).await.unwrap().len(),
-        1,
-        "what is dropped stays reserved"
-    );
+    assert_eq!(open().await, 1, "what is dropped stays reserved");
 }
 
 pub(super) async fn what_died_is_settled_by_its_row(pair: Pair) {

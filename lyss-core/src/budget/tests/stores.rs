@@ -145,6 +145,9 @@ on_every_store! {
     promises::what_leaves_the_log_stays_counted,
     promises::what_died_is_settled_by_its_row,
     promises::what_is_given_up_is_settled_by_its_row,
+    outage::who_loses_to_others_does_not_go_on_unchecked,
+    outage::who_asks_for_less_is_refused_once,
+    outage::a_dead_instances_turn_comes_however_many_are_open,
     races::a_thousand_callers_never_spend_more,
     races::any_sequence_is_as_the_model_says,
 }
