@@ -89,6 +89,7 @@ fn media_of_part(part: &RawValue<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::context::tokens::Counter;
 
@@ -111,9 +112,7 @@ mod tests {
         ] {
             let json = serde_json::json!({"model": "gpt-4o", "messages": [{"role": "user", "content": text}]});
             let json = json.to_string();
-            let Ok(request) = crate::types::ChatRequest::parse(json.clone().into()) else {
-                continue;
-            };
+            let request = ChatRequest::parse(json.clone().into()).unwrap();
             let counted = counter.request(&request).input_tokens;
             let least = input_at_least(request.body().get("messages"));
             assert!(least <= counted, "{text}: {counted}");
