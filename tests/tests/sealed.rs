@@ -1,5 +1,5 @@
 //! K5: whoever steals the disks of the database, of Redis and of the gateway reads nothing of what was said, where
-//! `data.encryption_key` is set; and with a wrong key the gateway does not start.
+//! `data.encryption_key` is set; and with a wrong key, or another pepper, the gateway does not start.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{path::Path, time::Duration};
@@ -207,4 +207,50 @@ async fn a_stolen_sqlite_file_holds_no_conversation_and_keys_rotate() {
     let keys = "SELECT id FROM encryption_keys ORDER BY retired_ms IS NULL";
     assert_eq!(setup.sqlite().texts(keys).await.unwrap().len(), 2);
     assert!(!holds(&setup.dir.path().join("data"), &secret));
+}
+
+/// A pepper that is lost: one message at start, in place of a 401 for every call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_does_not_start_with_another_pepper_than_its_keys() {
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let setup = Setup::new(&json!({
+        "auth": {"mode": "keys"},
+        "providers": {"openai": {"api_key": "sk-mock", "base_url": mock.base_url_openai()}},
+    }));
+    let key = setup.create_key(&["--user", "alice"]);
+    let mut lyss = setup.start().await;
+    let answer = lyss
+        .client()
+        .with_key(&key)
+        .chat(&chat("gpt-4o", "hello"))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    lyss.terminate();
+    assert!(lyss.end(Duration::from_secs(10)).await.is_some());
+
+    std::fs::remove_file(setup.dir.path().join("data/pepper")).unwrap();
+    let mut refused = setup.spawn();
+    let ended = refused.end(Duration::from_secs(10)).await;
+    assert!(ended.is_some_and(|status| !status.success()));
+    let log = refused.log() + &refused.stdout();
+    for named in ["`auth.pepper`", "the file `pepper`"] {
+        assert!(log.contains(named), "{log}");
+    }
+    let made = setup.run(&["keys", "create", "--user", "bob"]);
+    assert!(
+        !made.status.success(),
+        "a key that would be refused is not made"
+    );
+
+    // The way out: no key is lost that was not lost already.
+    let id = key.split('_').nth(1).unwrap();
+    assert!(setup.run(&["keys", "revoke", id]).status.success());
+    let key = setup.create_key(&["--user", "alice"]);
+    let lyss = setup.start().await;
+    let answer = lyss
+        .client()
+        .with_key(&key)
+        .chat(&chat("gpt-4o", "hello"))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.json());
 }

@@ -23,8 +23,8 @@ const PREFIX: &str = "lyss_";
 pub(super) const ID_LENGTH: usize = 12;
 pub(super) const SECRET_LENGTH: usize = 43;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Below this a pepper could be tried through.
-const PEPPER_LENGTH: usize = 16;
+/// Bytes of a pepper, at least: a shorter one could be tried through.
+pub(crate) const PEPPER_LENGTH: usize = 16;
 
 /// A key as it is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -145,6 +145,13 @@ impl KeyHasher {
         Hmac::new_from_slice(pepper)
             .map(Self)
             .map_err(|_| too_short())
+    }
+
+    /// By what the pepper is known again. No key has this text, so that it tells nothing of one.
+    pub(super) fn check_value(&self) -> String {
+        let hash = self.hash("lyss pepper");
+        hash.iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     pub(super) fn hash(&self, key: &str) -> [u8; 32] {

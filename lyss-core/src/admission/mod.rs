@@ -15,6 +15,7 @@ mod store;
 
 pub use api::{ApiKey, IssuedKey, KeyState};
 pub use jwt::Bearer;
+pub(crate) use key::PEPPER_LENGTH;
 pub use key::{KeyHasher, KeyRecord, PreviousSecret};
 pub use pepper::load_or_create_pepper;
 pub use ring::{KeyAnswer, KeyRing, RingTimes};

@@ -41,12 +41,31 @@ impl KeyStore {
         Self { database, hasher }
     }
 
+    /// Checks that the keys in use were hashed under this pepper: under another one each of them would be refused. A
+    /// database that knows of none, or has no key in use, takes this one for its own.
+    ///
+    /// # Errors
+    /// `invalid_value` (param `auth.pepper`) if it is another one; `store_unavailable`.
+    pub async fn check_pepper(&self) -> Result<()> {
+        let own = self.hasher.check_value();
+        if self.database.pepper_in_use(&own).await? == own {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "auth.pepper",
+            "the API keys in the database were hashed under another pepper, so that none of them would be accepted: \
+             restore `auth.pepper`, or the file `pepper` in the data directory; if it is lost, revoke every key with \
+             `lyss keys revoke` and make new ones",
+        ))
+    }
+
     /// Makes a key.
     ///
     /// # Errors
-    /// `invalid_value` with the member's name; `store_unavailable`.
+    /// `invalid_value` with the member's name, or as [`check_pepper`](Self::check_pepper); `store_unavailable`.
     pub async fn create(&self, new: NewKey) -> Result<CreatedKey> {
         new.check()?;
+        self.check_pepper().await?;
         let (id, secret) = key::generate()?;
         let hash = self.hasher.hash(secret.expose_secret());
         self.database.insert_key(&id, &hash, &new).await?;
@@ -96,8 +115,8 @@ impl KeyStore {
     /// Gives a key a new secret. The old one goes on working for `grace`; one before that ends now.
     ///
     /// # Errors
-    /// `invalid_value` if `grace` is above [`MAX_GRACE`], or for a key that is revoked; `not_found` if no key has the id;
-    /// `store_unavailable`.
+    /// `invalid_value` if `grace` is above [`MAX_GRACE`], for a key that is revoked, or as
+    /// [`check_pepper`](Self::check_pepper); `not_found` if no key has the id; `store_unavailable`.
     pub async fn rotate(&self, id: &str, grace: Duration) -> Result<CreatedKey> {
         if grace > MAX_GRACE {
             return Err(Error::invalid("grace", "`grace` must be at most 365 days"));
@@ -106,6 +125,7 @@ impl KeyStore {
         if self.get(id).await?.revoked_ms.is_some() {
             return Err(revoked());
         }
+        self.check_pepper().await?;
         let secret = key::generate_for(id)?;
         let hash = self.hasher.hash(secret.expose_secret());
         if !self.database.rotate_key(id, &hash, grace).await? {
@@ -142,4 +162,51 @@ fn no_key() -> Error {
 
 fn revoked() -> Error {
     Error::invalid("id", "this API key is revoked for good; create a new one")
+}
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::database::testing;
+
+    fn under(database: &Database, pepper: u8) -> KeyStore {
+        KeyStore::new(database.clone(), KeyHasher::new(&[pepper; 32]).unwrap())
+    }
+
+    async fn another_pepper_is_noticed(database: Database) {
+        let (own, other) = (under(&database, 7), under(&database, 8));
+        // While no key is in use, any pepper will do.
+        other.check_pepper().await.unwrap();
+        own.check_pepper().await.unwrap();
+        let key = own.create(NewKey::default()).await.unwrap();
+        own.check_pepper().await.unwrap();
+        for refused in [
+            other.check_pepper().await.unwrap_err(),
+            other.create(NewKey::default()).await.unwrap_err(),
+            other.rotate(&key.id, Duration::ZERO).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.kind(), ErrorKind::InvalidValue);
+            assert_eq!(refused.param(), Some("auth.pepper"));
+            assert!(refused.message().contains("the file `pepper`"), "{refused}");
+        }
+        own.rotate(&key.id, Duration::ZERO).await.unwrap();
+        assert!(database.known_keys().await.unwrap().is_empty());
+        // The way out where it is lost.
+        other.revoke(&key.id).await.unwrap();
+        other.create(NewKey::default()).await.unwrap();
+        other.check_pepper().await.unwrap();
+        own.check_pepper().await.unwrap_err();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn another_pepper_is_noticed_on_postgres() {
+        another_pepper_is_noticed(testing::postgres().await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn another_pepper_is_noticed_on_sqlite() {
+        let directory = tempfile::tempdir().unwrap();
+        another_pepper_is_noticed(testing::sqlite(directory.path()).await).await;
+    }
 }

@@ -11,6 +11,7 @@ use super::reader::Findings;
 use super::session::StoreKind;
 use super::value;
 use super::{AuthMode, Config, ProviderConfig};
+use crate::admission::PEPPER_LENGTH;
 
 /// The load balancers of this crate.
 const KNOWN_BALANCERS: &[&str] = &["weighted_round_robin"];
@@ -142,6 +143,15 @@ fn auth(config: &Config, at: &mut Checker<'_>) {
         let message =
             format!("is shorter than {ADMIN_KEY_CHARS_MIN} characters and can be guessed");
         at.warn(&["auth", "admin_key"], message);
+    }
+    if let Some(pepper) = &config.auth.pepper
+        && pepper.expose().len() < PEPPER_LENGTH
+    {
+        let message = format!(
+            "is shorter than {PEPPER_LENGTH} bytes and can be guessed; accepted: e.g. what \
+             `openssl rand -hex 32` prints"
+        );
+        at.error(&["auth", "pepper"], message);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table `encryption_keys`: which keys data was sealed with.
+//! The table `encryption_keys`: which keys data was sealed with, and which pepper API keys were hashed under.
 
 use super::{Database, QUERY_TIMEOUT, within};
 use crate::Result;
@@ -22,7 +22,8 @@ impl Database {
     /// # Errors
     /// `store_unavailable`.
     pub(crate) async fn known_keys(&self) -> Result<Vec<KnownKey>> {
-        const SQL: &str = "SELECT id, check_value, CASE WHEN retired_ms IS NULL THEN 0 ELSE 1 END FROM encryption_keys ORDER BY id";
+        const SQL: &str = "SELECT id, check_value, CASE WHEN retired_ms IS NULL THEN 0 ELSE 1 END FROM encryption_keys
+            WHERE id <> 'pepper' ORDER BY id";
         let rows: Vec<(String, String, i32)> = within(QUERY_TIMEOUT, async {
             match self.pool {
                 #[cfg(feature = "postgres")]
@@ -82,6 +83,35 @@ impl Database {
                 Pool::Sqlite(ref pool) => {
                     let query = sqlx::query(SQL).bind(id).bind(now_ms);
                     query.execute(pool).await.map(drop)
+                }
+            }
+        })
+        .await
+    }
+
+    /// The check value of the pepper that the API keys were hashed under. It becomes the one given while there is none,
+    /// and while no key is in use.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub(crate) async fn pepper_in_use(&self, check_value: &str) -> Result<String> {
+        // One id for every pepper, and longer than that of a key that seals: there is one at a time.
+        const NOTE: &str = "INSERT INTO encryption_keys (id, check_value) VALUES ('pepper', $1)
+            ON CONFLICT (id) DO UPDATE SET check_value = excluded.check_value
+            WHERE encryption_keys.check_value <> excluded.check_value
+            AND NOT EXISTS (SELECT 1 FROM api_keys WHERE revoked_at IS NULL)";
+        const READ: &str = "SELECT check_value FROM encryption_keys WHERE id = 'pepper'";
+        within(QUERY_TIMEOUT, async {
+            match self.pool {
+                #[cfg(feature = "postgres")]
+                Pool::Postgres(ref pool) => {
+                    sqlx::query(NOTE).bind(check_value).execute(pool).await?;
+                    sqlx::query_scalar(READ).fetch_one(pool).await
+                }
+                #[cfg(feature = "sqlite")]
+                Pool::Sqlite(ref pool) => {
+                    sqlx::query(NOTE).bind(check_value).execute(pool).await?;
+                    sqlx::query_scalar(READ).fetch_one(pool).await
                 }
             }
         })

@@ -127,7 +127,16 @@ impl EngineBuilder {
             upkeep::migrate_first(&database, &tasks, &cancel).await;
         }
         let keys_at_rest = Keys::load(&config.data)?;
-        upkeep::verify_keys(&database, &keys_at_rest, &tasks, &cancel).await?;
+        let pepper = match &config.auth.pepper {
+            Some(pepper) => pepper.expose().as_bytes().to_vec(),
+            None => load_or_create_pepper(config.data.path())?,
+        };
+        let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
+        let secrets = upkeep::Secrets {
+            at_rest: keys_at_rest.clone(),
+            api_keys: store.clone(),
+        };
+        upkeep::verify_secrets(&database, secrets, &tasks, &cancel).await?;
         let options = LedgerOptions {
             retention: Some(config.data.database.log_retention),
             durability: config.billing.durability,
@@ -157,11 +166,6 @@ impl EngineBuilder {
         };
         let sessions = keys_at_rest.sessions(sessions);
         let idempotency = keys_at_rest.replies(idempotency);
-        let pepper = match &config.auth.pepper {
-            Some(pepper) => pepper.expose().as_bytes().to_vec(),
-            None => load_or_create_pepper(config.data.path())?,
-        };
-        let store = KeyStore::new(database.clone(), KeyHasher::new(&pepper)?);
         let keys = KeyRing::start(store.clone(), RingTimes::default()).await;
         let balancer = balancer(&balancers, &config)?;
         let stream_buffer = StreamBuffer::new(config.server.stream_buffer_max);

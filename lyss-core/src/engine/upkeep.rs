@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Engine, Inner, prices};
 use crate::{
+    admission::KeyStore,
     database::{Database, follow_table},
     error::ErrorKind,
     resilience::health::{self, CheckSettings},
@@ -211,32 +212,47 @@ async fn migrate(database: Database, cancel: CancellationToken) {
     }
 }
 
-/// Checks the encryption keys against those that the database has seen. While it is away this is tried on, and what
-/// comes of it is logged: what cannot be opened then is answered as unreadable, and nothing is lost.
+/// What the database has seen by its check value.
+pub(super) struct Secrets {
+    /// The encryption keys.
+    pub at_rest: seal::Keys,
+    /// The API keys, with the pepper that they are hashed under.
+    pub api_keys: KeyStore,
+}
+
+impl Secrets {
+    async fn verify(&self, database: &Database) -> crate::Result<()> {
+        seal::verify(database, &self.at_rest).await?;
+        self.api_keys.check_pepper().await
+    }
+}
+
+/// Checks the encryption keys and the pepper against those that the database has seen. While it is away this is tried
+/// on, and what comes of it is logged: what cannot be opened then is answered as unreadable, and nothing is lost.
 ///
 /// # Errors
 /// `invalid_value` if a key is missing, or another one.
-pub(super) async fn verify_keys(
+pub(super) async fn verify_secrets(
     database: &Database,
-    keys: &seal::Keys,
+    secrets: Secrets,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> crate::Result<()> {
-    let first = tokio::time::timeout(START_PATIENCE, seal::verify(database, keys)).await;
+    let first = tokio::time::timeout(START_PATIENCE, secrets.verify(database)).await;
     match first {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if error.kind() == ErrorKind::InvalidValue => return Err(error),
         _ => {}
     }
-    let (database, keys, cancel) = (database.clone(), keys.clone(), cancel.clone());
+    let (database, cancel) = (database.clone(), cancel.clone());
     tasks.spawn(async move {
         let trying = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                match seal::verify(&database, &keys).await {
+                match secrets.verify(&database).await {
                     Ok(()) => return,
                     Err(error) if error.kind() == ErrorKind::InvalidValue => {
-                        tracing::error!(%error, "the encryption keys do not fit the database");
+                        tracing::error!(%error, "the secrets of this gateway do not fit the database");
                         return;
                     }
                     Err(_) => {}

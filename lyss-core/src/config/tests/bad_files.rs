@@ -276,6 +276,12 @@ fn secrets_must_be_secret_and_are_never_shown() {
             "g.yaml:1:32: auth.pepper: the value is a value that everybody knows; accepted: a secret text that nobody can guess, e.g. from `openssl rand -hex 32`",
         ],
     );
+    reports(
+        "auth: { pepper: '15 bytes, no 16' }\n",
+        &[
+            "g.yaml:1:17: auth.pepper: is shorter than 16 bytes and can be guessed; accepted: e.g. what `openssl rand -hex 32` prints",
+        ],
+    );
     let report = bad(
         "data: { database: { driver: postgres, source: 'host=x password=hunter2 hunter3=1' } }\n\
          providers: { openai: { api_key: 'hunter 2', proxy: 'gopher://u:hunter2@x' } }\n",
