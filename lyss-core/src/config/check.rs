@@ -41,7 +41,7 @@ fn dotted(path: &[&str]) -> String {
     let mut out = String::new();
     for (depth, segment) in path.iter().enumerate() {
         let index = depth > 0 && segment.bytes().all(|b| b.is_ascii_digit());
-        if index && matches!(path.get(depth - 1), Some(&("rules" | "budgets"))) {
+        if index && matches!(path.get(depth - 1), Some(&("rules" | "budgets" | "allow"))) {
             out.push_str(&format!("[{segment}]"));
         } else {
             if depth > 0 {
@@ -266,6 +266,12 @@ fn routing(config: &Config, extensions: &Extensions, at: &mut Checker<'_>) {
             balancers.join(", ")
         );
         at.error(&["routing", "load_balancer"], message);
+    }
+    for (i, allowed) in routing.egress.allow.iter().enumerate() {
+        if allowed.is_closed() {
+            let message = "allows nothing: link-local and metadata addresses are never connected to; remove it";
+            at.warn(&["routing", "egress", "allow", &i.to_string()], message);
+        }
     }
     if let Some(id) = &routing.default_provider {
         provider_exists(config, id, &["routing", "default_provider"], at);

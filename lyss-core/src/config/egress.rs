@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::reader::{Reader, Section};
+use crate::provider::transport::is_closed;
 
 /// `routing.egress`. It holds for URLs that come through the admin API; those of the configuration are the operator's
 /// own, and go wherever they say.
@@ -25,6 +26,13 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// Whether nothing of it can be connected to, listed or not: the whole network is link-local or a metadata service.
+    pub(super) fn is_closed(&self) -> bool {
+        // With the first address and the last one, so is all between: the closed ones are blocks and single addresses.
+        matches!(self, Self::Network(network)
+            if is_closed(network.network()) && is_closed(network.broadcast()))
+    }
+
     /// Reads an address, a network in CIDR notation, or a host name.
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();

@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 pub use self::egress::Egress;
+pub(crate) use self::egress::is_closed;
 use self::{
     egress::{Refused, Resolver},
     pool::{Failure, Lease, Pool},

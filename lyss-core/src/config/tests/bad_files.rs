@@ -289,6 +289,16 @@ fn secrets_must_be_secret_and_are_never_shown() {
     );
     assert_eq!(report.lines().count(), 3, "{report}");
     assert!(!report.contains("hunter"), "{report}");
+    let closed = "routing: { egress: { allow: [10.0.0.0/8, 169.254.169.254, 'fe80::/64', 100.64.0.0/10] } }\n";
+    let allows_nothing =
+        "allows nothing: link-local and metadata addresses are never connected to; remove it";
+    assert_eq!(
+        lines(&good(closed, &Env::default()).warnings),
+        format!(
+            "gateway.yaml:1:42: routing.egress.allow[1]: {allows_nothing}\n\
+             gateway.yaml:1:59: routing.egress.allow[2]: {allows_nothing}"
+        )
+    );
     let short = good("auth: { admin_key: abcdefgh }\n", &Env::default());
     assert_eq!(
         lines(&short.warnings),

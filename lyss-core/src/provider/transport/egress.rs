@@ -35,6 +35,9 @@ impl Egress {
     /// Says what is wrong.
     pub fn check_url(&self, url: &Uri) -> Result<(), String> {
         let host = url.host().unwrap_or_default();
+        if let Some(address) = literal(host).filter(|address| is_closed(*address)) {
+            return Err(closed(address));
+        }
         if url.scheme_str() != Some("https") && !self.lists(host) {
             return Err(
                 "must begin with https://; list the host in `routing.egress.allow` to allow http://"
@@ -71,6 +74,9 @@ impl Egress {
 
     /// Checks an address that a host has.
     fn check(&self, host: &str, address: IpAddr) -> Result<(), String> {
+        if is_closed(address) {
+            return Err(closed(address));
+        }
         if is_public(address) || self.lists_address(address) || self.lists_name(host) {
             return Ok(());
         }
@@ -80,6 +86,12 @@ impl Egress {
     }
 }
 
+fn closed(address: IpAddr) -> String {
+    format!(
+        "leads to {address}, which is link-local or a cloud's metadata service: nothing is connected to there"
+    )
+}
+
 /// The address that the host of a URL is, if it is one.
 fn literal(host: &str) -> Option<IpAddr> {
     let bare = host
@@ -87,6 +99,41 @@ fn literal(host: &str) -> Option<IpAddr> {
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
     bare.parse().ok()
+}
+
+/// Whether an address is link-local or a cloud's metadata service, whose answers are credentials: closed even where it
+/// is listed.
+///
+/// # Source
+/// RFC 3927 and 4291; the metadata services of Alibaba Cloud (100.100.100.200) and of AWS over IPv6 (fd00:ec2::254).
+pub(crate) fn is_closed(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_closed_v4(address),
+        IpAddr::V6(address) => {
+            within(address).is_some_and(is_closed_v4)
+                || address.is_unicast_link_local()
+                || address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
+        }
+    }
+}
+
+fn is_closed_v4(address: Ipv4Addr) -> bool {
+    address.is_link_local() || address == Ipv4Addr::new(100, 100, 100, 200)
+}
+
+/// The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, and 6to4.
+fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let v4 = |high: u16, low: u16| {
+        let [a, b] = high.to_be_bytes();
+        let [c, d] = low.to_be_bytes();
+        Some(Ipv4Addr::new(a, b, c, d))
+    };
+    match [a, b, c, d, e, f] {
+        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => v4(g, h),
+        [0x2002, ..] => v4(b, c),
+        _ => None,
+    }
 }
 
 /// Whether an address belongs to the public internet: not to this machine, its network, a cloud's metadata service, or
@@ -122,17 +169,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let v4 = |high: u16, low: u16| {
-        let [a, b] = high.to_be_bytes();
-        let [c, d] = low.to_be_bytes();
-        is_public_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match [a, b, c, d, e, f] {
-        // Mapped, translated by NAT64, and 6to4: what counts is the IPv4 address within.
-        [0, 0, 0, 0, 0, 0xffff] => v4(g, h),
-        [0x64, 0xff9b, 0, 0, 0, 0] => v4(g, h),
-        [0x2002, ..] => v4(b, c),
+    if let Some(address) = within(address) {
+        return is_public_v4(address);
+    }
+    match address.segments() {
         // Teredo, benchmarks, ORCHID, documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Only this eighth is given out for servers; local, unique-local and multicast addresses lie outside.

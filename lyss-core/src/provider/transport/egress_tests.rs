@@ -115,6 +115,44 @@ fn urls_are_checked_before_anything_is_resolved() {
     }
 }
 
+/// Not even where everything is listed; and nobody is told to list them.
+#[test]
+fn link_local_and_metadata_addresses_are_never_connected_to() {
+    let open = egress(&[
+        "0.0.0.0/0",
+        "::/0",
+        "169.254.169.254",
+        "fe80::/10",
+        "metadata",
+    ]);
+    for host in [
+        "169.254.169.254",
+        "169.254.0.1",
+        "100.100.100.200",
+        "[fe80::1]",
+        "[febf::1]",
+        "[fd00:ec2::254]",
+        "[::ffff:169.254.169.254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::1]",
+    ] {
+        for scheme in ["http", "https"] {
+            let url = format!("{scheme}://{host}/latest").parse().unwrap();
+            for egress in [&open, &egress(&[])] {
+                let refused = egress.check_url(&url).unwrap_err();
+                assert!(!refused.contains("routing.egress.allow"), "{refused}");
+            }
+        }
+        // A name that is listed and leads there.
+        let refused = open.check("metadata", literal(host).unwrap()).unwrap_err();
+        assert!(!refused.contains("routing.egress.allow"), "{refused}");
+    }
+    for host in ["10.0.0.1", "100.100.100.201", "[fd00:ec2::253]"] {
+        let url = format!("http://{host}").parse().unwrap();
+        assert!(open.check_url(&url).is_ok(), "{host}");
+    }
+}
+
 /// Whether a call through the transport reaches a listener on 127.0.0.1, and what is said if not.
 async fn reaches(scheme: &str, host: &str, allow: &[&str]) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
