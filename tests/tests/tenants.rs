@@ -335,3 +335,25 @@ fn shows_canary(answer: &Answer) -> bool {
             .values()
             .any(|value| String::from_utf8_lossy(value.as_bytes()).contains(CANARY))
 }
+
+/// Where the operator's providers lie is shown to admins only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_admins_see_where_a_request_went() {
+    let tenants = Tenants::start().await;
+    for (caller, sees) in [("alice", false), ("admin", true)] {
+        let client = tenants.caller(caller);
+        let one = client
+            .get(&format!("/v1/requests/{}", tenants.request))
+            .await;
+        let all = client.get("/v1/requests").await;
+        assert_eq!((one.status, all.status), (200, 200), "{caller}");
+        let (one, all) = (one.json(), all.json());
+        let rows = all["data"].as_array().unwrap();
+        let listed = rows.iter().find(|row| row["request_id"] == tenants.request);
+        for row in [&one, listed.unwrap()] {
+            let decision = &row["decision"];
+            assert!(decision["provider_id"].is_string(), "{caller}: {row}");
+            assert_eq!(decision["endpoint"].is_string(), sees, "{caller}: {row}");
+        }
+    }
+}

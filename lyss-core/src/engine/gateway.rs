@@ -225,14 +225,21 @@ impl Gateway for Engine {
         let principal = self.identify(&context, None).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, None)?;
-        self.0.database.request(id, owner.as_deref()).await
+        let row = self.0.database.request(id, owner.as_deref()).await?;
+        Ok(shown_to(&principal, row))
     }
 
     async fn requests(&self, context: CallContext, query: RequestQuery) -> Result<RequestPage> {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
-        self.0.database.requests(&query, owner.as_deref()).await
+        let mut page = self.0.database.requests(&query, owner.as_deref()).await?;
+        page.data = page
+            .data
+            .into_iter()
+            .map(|row| shown_to(&principal, row))
+            .collect();
+        Ok(page)
     }
 
     async fn usage(&self, context: CallContext, query: UsageQuery) -> Result<Vec<UsageTotal>> {
@@ -568,6 +575,14 @@ fn owner(principal: &Principal, named: Option<&str>) -> Result<Option<String>> {
         return Ok(named.map(str::to_owned));
     }
     principal.user().map(|user| Some(user.to_string()))
+}
+
+/// A row as a caller may see it: only admins see where the operator's providers lie.
+fn shown_to(principal: &Principal, mut row: LogRow) -> LogRow {
+    if let Some(decision) = row.decision.as_mut().filter(|_| !principal.is_admin()) {
+        decision.endpoint.clear();
+    }
+    row
 }
 
 fn limit(limit: Option<usize>) -> Result<usize> {

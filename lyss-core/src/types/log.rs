@@ -232,7 +232,8 @@ pub struct Decision {
     pub provider_id: Arc<str>,
     /// The model name that went upstream.
     pub model_name: Arc<str>,
-    /// Where it was sent, without credentials.
+    /// Where it was sent, without credentials; shown to admins only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
     /// The weight of the chosen target.
     pub weight: u32,
