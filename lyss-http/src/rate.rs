@@ -23,6 +23,11 @@ static TOKENS: Names = Names {
     reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
 };
 
+// OpenAI has no such limit, and so no names for it.
+static LIMIT_CONCURRENT: HeaderName = HeaderName::from_static("x-ratelimit-limit-concurrent");
+static REMAINING_CONCURRENT: HeaderName =
+    HeaderName::from_static("x-ratelimit-remaining-concurrent");
+
 /// Says what is left of a caller's limits.
 pub(crate) fn describe(headers: &mut HeaderMap, status: &RateStatus) {
     for (names, window) in [(&REQUESTS, status.requests), (&TOKENS, status.tokens)] {
@@ -37,6 +42,10 @@ pub(crate) fn describe(headers: &mut HeaderMap, status: &RateStatus) {
         if let Ok(reset) = HeaderValue::from_str(&duration(reset)) {
             headers.insert(names.reset.clone(), reset);
         }
+    }
+    if let Some(limit) = status.concurrent {
+        headers.insert(LIMIT_CONCURRENT.clone(), limit.into());
+        headers.insert(REMAINING_CONCURRENT.clone(), 0.into());
     }
 }
 
@@ -94,11 +103,20 @@ mod tests {
         let status = RateStatus {
             requests: Some(window),
             tokens: None,
+            concurrent: None,
         };
         describe(&mut headers, &status);
         assert_eq!(headers.len(), 3);
         assert_eq!(headers["x-ratelimit-limit-requests"], "60");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
         assert_eq!(headers["x-ratelimit-reset-requests"], "1m0s");
+        let full = RateStatus {
+            concurrent: Some(3),
+            ..RateStatus::default()
+        };
+        let mut headers = HeaderMap::new();
+        describe(&mut headers, &full);
+        assert_eq!(headers["x-ratelimit-limit-concurrent"], "3");
+        assert_eq!(headers["x-ratelimit-remaining-concurrent"], "0");
     }
 }

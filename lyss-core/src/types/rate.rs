@@ -12,6 +12,8 @@ pub struct RateStatus {
     pub requests: Option<WindowStatus>,
     /// Of the tokens in any 60 s; `None` without such a limit.
     pub tokens: Option<WindowStatus>,
+    /// The limit of requests at once, where the call was refused because none of its places is free.
+    pub concurrent: Option<u64>,
 }
 
 /// One limit of a caller.

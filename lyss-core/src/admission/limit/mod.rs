@@ -460,7 +460,7 @@ fn saturating_difference(used: u64, noted: u64) -> i64 {
     signed(used).saturating_sub(signed(noted))
 }
 
-fn refused(full: Full, asking: &Asking, status: RateStatus) -> Refused {
+fn refused(full: Full, asking: &Asking, mut status: RateStatus) -> Refused {
     let (limits, name) = (asking.limits, full.limit.name());
     let whose = match asking.subject {
         Subject::Key(_) => "this API key",
@@ -479,6 +479,9 @@ fn refused(full: Full, asking: &Asking, status: RateStatus) -> Refused {
         ErrorKind::RateLimited,
         format!("the limit of {whose} is reached: {what} (`{name}`)"),
     );
+    if full.limit == Limit::Concurrent {
+        status.concurrent = asking.limits.concurrent;
+    }
     Refused {
         limit: Some(full.limit),
         error: error.with_retry(Retry::After(full.wait)),

@@ -104,6 +104,7 @@ impl SharedLimits {
             status: RateStatus {
                 requests: limits.rpm.map(|limit| window(limit, requests, reset)),
                 tokens: limits.tpm.map(|limit| window(limit, spent, token_reset)),
+                concurrent: None,
             },
             second,
         })

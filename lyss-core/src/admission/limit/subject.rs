@@ -191,6 +191,7 @@ impl State {
                 remaining: limit.saturating_sub(self.tokens.count(now)),
                 reset: self.tokens.reset(now),
             }),
+            concurrent: None,
         }
     }
 
