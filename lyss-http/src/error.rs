@@ -32,7 +32,9 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
             "false"
         }),
     );
-    if let Some(pause) = error.retry_after() {
+    // Where the same request must not be sent again, a pause would invite to it. A 429 has one always.
+    let invites = error.should_retry() || error.status() == 429;
+    if let Some(pause) = error.retry_after().filter(|_| invites) {
         // Whole seconds, rounded up: a caller that comes back early is refused again.
         let seconds = pause.as_millis().div_ceil(1000).max(1);
         insert(headers, &header::RETRY_AFTER, &seconds.to_string());
@@ -50,5 +52,36 @@ pub(crate) fn response(error: &Error, id: RequestId) -> Response {
 pub(crate) fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name.clone(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lyss_core::{
+        ErrorKind,
+        error::{Retry, Work},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_pause_is_named_only_where_it_helps() {
+        let pause = |error: Error| {
+            let error = error.with_retry(Retry::After(Duration::from_millis(1200)));
+            let response = response(&error, RequestId::new());
+            let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+            (header("x-should-retry"), header("retry-after"))
+        };
+        let yes_no =
+            |retry: &str, after: Option<&str>| (Some(retry.to_owned()), after.map(str::to_owned));
+        let of = |kind| Error::new(kind, "…");
+        assert_eq!(pause(of(ErrorKind::Overloaded)), yes_no("true", Some("2")));
+        assert_eq!(pause(of(ErrorKind::BudgetExceeded)), yes_no("false", None));
+        let begun = of(ErrorKind::Overloaded).with_work(Work::Unknown);
+        assert_eq!(pause(begun), yes_no("false", None));
+        let limited = of(ErrorKind::RateLimited).with_work(Work::Unknown);
+        assert_eq!(pause(limited), yes_no("false", Some("2")));
     }
 }
