@@ -348,7 +348,8 @@ impl Budgets {
             };
             if let Some(at) = (0..left.len()).find(short) {
                 let (bound, left) = (request.bounds.get(at), left.get(at).copied().unwrap_or(0));
-                return Err(Refusal::exceeded(bound, pico(left)));
+                let least = needed.get(at).map_or(0, |claim| claim.amount);
+                return Err(Refusal::exceeded(bound, pico(left), pico(least)));
             }
             // What is left affords less than was asked, and enough. Others may be faster.
             asked = request

@@ -24,10 +24,10 @@ impl Refusal {
     }
 
     /// A budget does not afford the least that the request needs.
-    pub(super) fn exceeded(bound: Option<&Bound>, left: Pico) -> Self {
+    pub(super) fn exceeded(bound: Option<&Bound>, left: Pico, needed: Pico) -> Self {
         Self {
             scope: bound.map(|bound| bound.budget.scope),
-            ..exceeded(bound, left).into()
+            ..exceeded(bound, left, needed).into()
         }
     }
 
@@ -61,7 +61,7 @@ impl From<Error> for Refusal {
 }
 
 /// What the caller is told whom a budget does not afford.
-fn exceeded(bound: Option<&Bound>, left: Pico) -> Error {
+fn exceeded(bound: Option<&Bound>, left: Pico, needed: Pico) -> Error {
     let Some(bound) = bound else {
         return Error::new(ErrorKind::BudgetExceeded, "a budget is used up");
     };
@@ -74,8 +74,9 @@ fn exceeded(bound: Option<&Bound>, left: Pico) -> Error {
     Error::new(
         ErrorKind::BudgetExceeded,
         format!(
-            "the budget of {budget} does not cover this request: {left} {} are left; {renews}",
-            budget.currency
+            "the budget of {budget} does not cover this request: it needs at least {needed} {currency}, and \
+             {left} {currency} are left; {renews}",
+            currency = budget.currency
         ),
     )
 }

@@ -72,7 +72,9 @@ pub(super) async fn the_life_of_a_reservation(pair: Pair) {
         "{error}"
     );
     assert!(
-        error.message().contains("0.4 USD are left; it renews at 2"),
+        error
+            .message()
+            .contains("at least 0.6 USD, and 0.4 USD are left; it renews at 2"),
         "{error}"
     );
     assert_eq!(balance(&budgets, "u").await, (usd("0"), usd("0.6")));
