@@ -14,6 +14,7 @@ use crate::{
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
         LogRow, Model, Pico, Session,
+        log::unix_ms,
         session::{MessagePage, SessionPage},
     },
 };
@@ -282,6 +283,22 @@ pub struct UsageQuery {
     pub by: Vec<String>,
     /// Only those of this user (admins; others see their own).
     pub user_id: Option<String>,
+}
+
+impl UsageQuery {
+    /// Checks that the time asked for does not end before it begins.
+    ///
+    /// # Errors
+    /// `invalid_value` (param `from`) if it does. What is no time at all is said where it is read.
+    pub fn check(&self) -> Result<()> {
+        let time = |text: &Option<String>| text.as_deref().and_then(unix_ms);
+        match (time(&self.from), time(&self.to)) {
+            (Some(from), Some(to)) if from > to => {
+                Err(Error::invalid("from", "`from` is after `to`"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Totals of one group.

@@ -246,6 +246,7 @@ impl Gateway for Engine {
         let principal = self.identify(&context, query.user_id.as_deref()).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, query.user_id.as_deref())?;
+        query.check()?;
         let settings = self.0.settings();
         let database = &self.0.database;
         database

@@ -73,18 +73,20 @@ const COLUMNS: [&str; 10] = [
 
 pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     let config = global.config()?;
-    let database = database::open_migrated(&config).await?;
-    if let Some(Command::Rerate(args)) = args.command {
-        return rerate(&config, &database, args).await;
-    }
-    let exchange = Exchange::new(&config.billing);
     let query = UsageQuery {
         from: args.from,
         to: args.to,
         by: args.by.clone(),
         user_id: None,
     };
-    let totals = database.usage(&query, None, &exchange).await?;
+    query.check()?;
+    let database = database::open_migrated(&config).await?;
+    if let Some(Command::Rerate(args)) = args.command {
+        return rerate(&config, &database, args).await;
+    }
+    let exchange = Exchange::new(&config.billing);
+    let mut totals = database.usage(&query, None, &exchange).await?;
+    sort(&mut totals, &args.by);
     match args.format {
         Format::Json => {
             let json = serde_json::to_string_pretty(&totals).map_err(Failure::outside)?;
@@ -137,6 +139,16 @@ async fn rerate(config: &Config, database: &Database, args: RerateArgs) -> Outco
         print!("{}", table(&rows));
     }
     Ok(())
+}
+
+/// By the first column, then by the second, and so on.
+fn sort(totals: &mut [UsageTotal], by: &[String]) {
+    let cells = |total: &UsageTotal| -> Vec<_> {
+        by.iter()
+            .map(|name| total.group.get(name).cloned())
+            .collect()
+    };
+    totals.sort_by_cached_key(cells);
 }
 
 fn rows(by: &[String], totals: &[UsageTotal]) -> Vec<Vec<String>> {
@@ -352,6 +364,49 @@ mod tests {
     fn without_a_rate_each_currency_is_shown() {
         let total = costing("a", &[("CNY", 1_000_000_000_000), ("USD", 500_000_000_000)]);
         assert_eq!(cost(&total.cost), ["1 + 0.5", "1 + 0.5", "CNY + USD"]);
+    }
+
+    #[test]
+    fn rows_are_sorted_by_the_columns_asked_for() {
+        let total = |(user, model): (&str, &str)| UsageTotal {
+            group: [("model", model), ("user", user)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..UsageTotal::default()
+        };
+        let mut totals = [("bob", "a"), ("alice", "b"), ("alice", "a")].map(total);
+        let mut sorted = |by: &[&str]| {
+            sort(
+                &mut totals,
+                &by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            );
+            totals
+                .iter()
+                .map(|total| format!("{} {}", total.group["user"], total.group["model"]))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(&["user", "model"]), ["alice a", "alice b", "bob a"]);
+        assert_eq!(sorted(&["model", "user"]), ["alice a", "bob a", "alice b"]);
+    }
+
+    #[test]
+    fn a_time_that_ends_before_it_begins_is_an_error() {
+        let check = |from: &str, to: &str| {
+            let query = UsageQuery {
+                from: Some(from.to_owned()),
+                to: Some(to.to_owned()),
+                ..UsageQuery::default()
+            };
+            query
+                .check()
+                .map_err(|error| error.param().map(str::to_owned))
+        };
+        assert_eq!(check("2026-11-02", "2026-11-01"), Err(Some("from".into())));
+        assert_eq!(
+            check("2026-11-01T00:00:01Z", "2026-11-01"),
+            Err(Some("from".into()))
+        );
+        assert_eq!(check("2026-11-01", "2026-11-01"), Ok(()));
     }
 
     fn sample() -> Vec<Vec<String>> {
