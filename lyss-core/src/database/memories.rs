@@ -105,7 +105,7 @@ impl Database {
             match self.pool {
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(ref pool) => {
-                    let mut transaction = pool.begin().await?;
+                    let mut transaction = super::transaction::begin_on_postgres(pool).await?;
                     for (ordinal, memory) in (0_i32..).zip(memories) {
                         sqlx::query(
                             "INSERT INTO memories (user_id, request_id, ordinal, session_id, model, text, embedding)

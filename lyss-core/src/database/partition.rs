@@ -136,7 +136,7 @@ async fn make_partition(pool: &sqlx::PgPool, month: Date) -> sqlx::Result<bool> 
     if exists(pool, &name).await? {
         return Ok(false);
     }
-    let mut transaction = pool.begin().await?;
+    let mut transaction = super::transaction::begin_on_postgres(pool).await?;
     begin_ddl(&mut transaction).await?;
     if exists(&mut *transaction, &name).await? {
         return Ok(false);
@@ -172,7 +172,7 @@ async fn drop_partitions(
     cutoff_ms: i64,
     cutoff_month: Date,
 ) -> sqlx::Result<u64> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = super::transaction::begin_on_postgres(pool).await?;
     begin_ddl(&mut transaction).await?;
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT child.relname::text FROM pg_inherits

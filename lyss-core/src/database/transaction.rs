@@ -24,23 +24,15 @@ pub(crate) enum Transaction {
 }
 
 impl Transaction {
-    /// Begins one that will write. Who leaves meanwhile leaves nothing behind: the driver would give a connection back
-    /// with its transaction open if it were dropped while the server answers `BEGIN`, and what others then do on that
-    /// connection would never be committed. So a task of its own waits for the answer.
+    /// Begins one that will write.
     pub async fn begin(database: &Database) -> QueryResult<Self> {
-        let database = database.clone();
-        let begun = tokio::spawn(async move {
-            Ok(match &database.pool {
-                #[cfg(feature = "postgres")]
-                Pool::Postgres(pool) => Self::Postgres(pool.begin().await?),
-                // The write lock is taken at once: one that is asked for later does not wait, but fails.
-                #[cfg(feature = "sqlite")]
-                Pool::Sqlite(pool) => Self::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            })
-        });
-        begun
-            .await
-            .unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
+        Ok(match &database.pool {
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => Self::Postgres(begin_on_postgres(pool).await?),
+            // The write lock is taken at once: one that is asked for later does not wait, but fails.
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => Self::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+        })
     }
 
     pub async fn commit(self) -> QueryResult<()> {
@@ -48,37 +40,66 @@ impl Transaction {
     }
 }
 
+/// Begins a transaction. Who leaves meanwhile leaves nothing behind: sqlx 0.9 (`PgTransactionManager::begin`) would give
+/// the connection back with its transaction open if it were dropped while the server answers `BEGIN`, and what others
+/// then do on it would never be committed. So a task of its own waits for the answer. (SQLite's driver rolls back.)
+#[cfg(feature = "postgres")]
+pub(crate) async fn begin_on_postgres(
+    pool: &sqlx::PgPool,
+) -> QueryResult<sqlx::Transaction<'static, sqlx::Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin().await });
+    begun
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
+}
+
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::database::testing;
+    use crate::database::{DatabaseSource, testing};
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn who_leaves_while_it_begins_leaves_no_transaction_open() {
-        let database = testing::postgres().await;
-        for patience in 0..200_u64 {
-            let patience = Duration::from_micros(patience % 40 * 25);
-            let _ = tokio::time::timeout(patience, Transaction::begin(&database)).await;
-        }
-        let open = || async {
-            let Pool::Postgres(pool) = &database.pool else {
-                panic!("it is PostgreSQL");
-            };
-            sqlx::query_scalar::<_, i64>(
-                "SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in%'",
-            )
-            .fetch_one(pool)
-            .await
-            .unwrap()
+    async fn a_beginning_that_is_given_up_leaves_no_transaction_open() {
+        let url = testing::new_postgres_url().await;
+        let connect = || Database::open(DatabaseSource::PostgresUrl(url.clone()), 1).unwrap();
+        let (database, onlooker) = (connect(), connect());
+        let Pool::Postgres(onlooker) = &onlooker.pool else {
+            panic!("it is PostgreSQL");
         };
-        let end = std::time::Instant::now() + Duration::from_secs(5);
-        while open().await > 0 {
-            assert!(std::time::Instant::now() < end, "transactions stay open");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let open = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+        drop(Transaction::begin(&database).await.unwrap());
+        for microseconds in (0..4_000).step_by(25) {
+            // A timer knows milliseconds only.
+            let end = Instant::now() + Duration::from_micros(microseconds);
+            let patience = async {
+                while Instant::now() < end {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                begun = Transaction::begin(&database) => drop(begun.unwrap()),
+                () = patience => {}
+            }
+            let end = Instant::now() + Duration::from_secs(2);
+            // What is open for a moment is being rolled back.
+            while sqlx::query_scalar::<_, i64>(open)
+                .fetch_one(onlooker)
+                .await
+                .unwrap()
+                > 0
+            {
+                assert!(
+                    Instant::now() < end,
+                    "given up after {microseconds} us, it stays open"
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
     }
 }

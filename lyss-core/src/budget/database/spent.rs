@@ -63,7 +63,7 @@ async fn logged(
         match &database.pool {
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => {
-                let mut transaction = pool.begin().await?;
+                let mut transaction = crate::database::transaction::begin_on_postgres(pool).await?;
                 sqlx::query("SET LOCAL statement_timeout = '60s'")
                     .execute(&mut *transaction)
                     .await?;
