@@ -18,13 +18,18 @@ const MAX_CLIENT_ID: usize = 128;
 /// What is allocated before the first byte of a body has come, at most.
 const MAX_PREALLOCATED: u64 = 1 << 20;
 
-/// The call that a request makes.
+/// The call that a request makes. A [`Credential`] in the request's extensions, laid there by the program that mounts the
+/// router, says who calls; else the headers do.
 ///
 /// # Errors
 /// `invalid_api_key` if two credentials are sent, `invalid_value` for a bad `user_id` in the query and for a bad
 /// `Idempotency-Key`.
 pub(crate) fn context(parts: &Parts) -> Result<CallContext> {
-    let mut context = CallContext::new(credential(&parts.headers)?);
+    let credential = match parts.extensions.get::<Credential>() {
+        Some(established) => established.clone(),
+        None => credential(&parts.headers)?,
+    };
+    let mut context = CallContext::new(credential);
     context.client_request_id = parts
         .headers
         .get("x-client-request-id")

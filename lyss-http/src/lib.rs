@@ -10,6 +10,7 @@ mod body;
 pub mod edge;
 mod error;
 mod extract;
+pub mod in_process;
 mod rate;
 pub mod routes;
 pub mod serve;
@@ -20,6 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use lyss_core::Gateway;
 
+pub use in_process::InProcess;
 pub use routes::router;
 pub use shutdown::Shutdown;
 

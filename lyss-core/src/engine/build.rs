@@ -201,11 +201,12 @@ impl EngineBuilder {
             sources: Mutex::new(Sources {
                 stored_rules: Vec::new(),
                 file: config,
+                registered: BTreeMap::new(),
                 stored_providers: StoredProviders::new(),
                 configured,
                 checks: CancellationToken::new(),
             }),
-            registry,
+            registry: ArcSwap::from_pointee(registry),
             balancers,
             draining: AtomicBool::new(false),
             in_flight: AtomicI64::new(0),
@@ -237,7 +238,7 @@ pub(super) fn put_into_force(
     sources: &mut Sources,
     file: Config,
 ) -> Result<()> {
-    let config = providers::overlay(&file, &sources.stored_providers);
+    let config = providers::overlay(&file, &sources.registered, &sources.stored_providers);
     let balancer = balancer(&inner.balancers, &config)?;
     let old = inner.settings();
     let kept = Kept {
@@ -246,7 +247,7 @@ pub(super) fn put_into_force(
     };
     let configured = configured(
         &config,
-        &inner.registry,
+        &inner.registry.load(),
         &inner.stream_buffer,
         balancer,
         Some(&kept),

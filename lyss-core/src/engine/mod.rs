@@ -20,6 +20,7 @@ mod stores;
 mod upkeep;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
@@ -39,7 +40,7 @@ use crate::{
     admission::{KeyRecord, KeyRing, KeyStore, jwt::JwtVerifier, limit::CallerLimits},
     billing::Ledger,
     budget::Budgets,
-    config::{AuthMode, Config, ProviderConfig, RetryOn},
+    config::{AuthMode, Config, Diagnostic, ProviderConfig, RetryOn},
     context::tokens::Corrections,
     database::Database,
     error::Result,
@@ -48,7 +49,7 @@ use crate::{
     memory::{Memories, Memory},
     pipeline::Compactions,
     price::{Exchange, PriceBook},
-    provider::registry::Registry,
+    provider::{Provider, registry::Registry},
     resilience::{limit::RateLimits, stream_buffer::StreamBuffer},
     routing::Table,
     seal,
@@ -129,7 +130,7 @@ pub(crate) struct Inner {
     settings: ArcSwap<Settings>,
     /// What tables are built from; locked only while one is.
     sources: Mutex<Sources>,
-    registry: Registry,
+    registry: ArcSwap<Registry>,
     balancers: build::Balancers,
     draining: AtomicBool,
     in_flight: AtomicI64,
@@ -179,8 +180,10 @@ pub(crate) struct Auth {
 
 struct Sources {
     stored_rules: Vec<RoutingRule>,
-    /// The configuration without what is stored.
+    /// The configuration without what is stored or registered.
     file: Config,
+    /// Providers that the program has registered.
+    registered: BTreeMap<String, ProviderConfig>,
     stored_providers: providers::StoredProviders,
     configured: accounts::Configured,
     /// Ends the checks of the accounts in use.
@@ -225,9 +228,36 @@ impl Engine {
         build::reload(&self.0, config).inspect_err(|_| self.0.metrics.reload_failed())
     }
 
-    /// Counts a configuration that was refused before it got here.
-    pub fn count_reload_failure(&self) {
-        self.0.metrics.reload_failed();
+    /// Adds a provider of one's own to the running engine, or replaces the one of this id: the model `ID/NAME` goes to it, and
+    /// the names in `models` do without the prefix, where no rule says otherwise. It stays over a reload, and goes before an
+    /// entry of the same id in the configuration.
+    ///
+    /// # Errors
+    /// `invalid_value` if a setting that is in force cannot be put into force again.
+    pub fn register_provider(
+        &self,
+        id: &str,
+        provider: Arc<dyn Provider>,
+        models: impl IntoIterator<Item = String>,
+    ) -> Result<()> {
+        providers::register(&self.0, id, provider, models)
+    }
+
+    /// Takes what [`Watch`](crate::config::Watch) has seen: puts it into force, or logs and counts why the old one stays.
+    pub async fn take(&self, changed: Result<Config, Vec<Diagnostic>>) {
+        const STAYS: &str = "the new configuration is refused, the old one stays in force";
+        match changed {
+            Ok(config) => match self.reload(config).await {
+                Ok(()) => tracing::info!("the new configuration is in force"),
+                Err(error) => tracing::error!(%error, "{STAYS}"),
+            },
+            Err(found) => {
+                self.0.metrics.reload_failed();
+                for diagnostic in found {
+                    tracing::error!(%diagnostic, "{STAYS}");
+                }
+            }
+        }
     }
 
     /// All metrics as OpenMetrics text.

@@ -10,7 +10,7 @@ use crate::{
     database::ProviderRow,
     error::{Error, ErrorKind, Result},
     gateway::{ProviderInfo, ProviderSource},
-    provider::{registry::Registry, transport::Egress},
+    provider::{Provider, registry::Registry, transport::Egress},
     seal::{self, Place, SealRing},
     session::now_ms,
 };
@@ -38,13 +38,46 @@ pub(super) struct Stored {
 /// The stored providers by id.
 pub(super) type StoredProviders = BTreeMap<String, Stored>;
 
-/// The configuration with the stored providers in it; they take the place of those of the same id.
-pub(super) fn overlay(file: &Config, stored: &StoredProviders) -> Config {
+/// The configuration with the registered providers in it, and the stored ones: each takes the place of those of the same id.
+pub(super) fn overlay(
+    file: &Config,
+    registered: &BTreeMap<String, ProviderConfig>,
+    stored: &StoredProviders,
+) -> Config {
     let mut config = file.clone();
+    config.providers.extend(registered.clone());
     for (id, provider) in stored {
         config.providers.insert(id.clone(), provider.config.clone());
     }
     config
+}
+
+/// Takes a provider of the program's own into use.
+pub(super) fn register(
+    inner: &Arc<Inner>,
+    id: &str,
+    provider: Arc<dyn Provider>,
+    models: impl IntoIterator<Item = String>,
+) -> Result<()> {
+    let mut sources = inner.sources.lock();
+    // Kinds and ids are different namespaces: an own provider may be called `openai`.
+    let kind = format!("registered:{id}");
+    let mut registry = Registry::clone(&inner.registry.load());
+    registry.register(kind.clone(), move |_| Ok(Arc::clone(&provider)));
+    inner.registry.store(Arc::new(registry));
+    let config = ProviderConfig {
+        kind: Some(kind),
+        models: models
+            .into_iter()
+            .map(|name| (name.clone(), name))
+            .collect(),
+        ..ProviderConfig::default()
+    };
+    sources.registered.insert(id.to_owned(), config);
+    // What was registered under this name before is configured alike, and would be kept.
+    sources.configured.accounts.remove(id);
+    let file = sources.file.clone();
+    build::put_into_force(inner, &mut sources, file)
 }
 
 impl Inner {
@@ -66,7 +99,8 @@ impl Inner {
             let mut members = settings.clone();
             members.remove(ENABLED);
             members.extend(secrets);
-            parse(&row.id, &members, &self.registry).map_err(|error| error.message().to_owned())
+            parse(&row.id, &members, &self.registry.load())
+                .map_err(|error| error.message().to_owned())
         });
         let mut config = read.unwrap_or_else(|why| {
             tracing::error!(provider = %row.id, why, "a provider of the table cannot be used");
@@ -184,7 +218,8 @@ impl Inner {
         let mut members = change.settings.clone();
         members.remove(ENABLED);
         members.extend(secrets.clone());
-        let mut provider = parse(&change.id, &members, &self.registry)?;
+        let registry = self.registry.load();
+        let mut provider = parse(&change.id, &members, &registry)?;
         provider.vetted = true;
         let settings = self.settings();
         let egress = Egress::new(&settings.config.routing.egress);
@@ -192,7 +227,7 @@ impl Inner {
             &change.id.as_str().into(),
             &provider,
             &settings.config,
-            &self.registry,
+            &registry,
             &self.stream_buffer,
         )?;
         for account in made {

@@ -121,19 +121,30 @@ pub(crate) async fn identify(
                 key: None,
             })
         }
-        Caller::Anyone { admin } => Ok(Principal {
-            user_id: named
-                .or(user)
-                .map(Arc::from)
-                .or_else(|| default_user.clone()),
-            api_key_id: None,
-            scopes: match admin {
-                true => Scopes::ALL,
-                false => Scopes::CALLER,
-            },
-            models: None,
-            key: None,
-        }),
+        Caller::Anyone { admin } => {
+            let user = named.or(user).map(Arc::from);
+            Ok(unbound(user.or_else(|| default_user.clone()), admin))
+        }
+        Caller::Process => {
+            let asked = settings.config.auth.require_user_id;
+            let local = || default_user.clone().or_else(|| Some("local".into()));
+            let user = named.or(user).map(Arc::from);
+            Ok(unbound(user.or_else(|| local().filter(|_| !asked)), true))
+        }
+    }
+}
+
+/// Who calls without a key of its own.
+fn unbound(user_id: Option<Arc<str>>, admin: bool) -> Principal {
+    Principal {
+        user_id,
+        api_key_id: None,
+        scopes: match admin {
+            true => Scopes::ALL,
+            false => Scopes::CALLER,
+        },
+        models: None,
+        key: None,
     }
 }
 
@@ -146,7 +157,7 @@ pub(crate) async fn authenticate(inner: &Inner, credential: &Credential) -> Resu
     let auth = &settings.auth;
     let key = match credential {
         Credential::Established(caller) => return Ok(caller.clone()),
-        Credential::Process => return Ok(Caller::Anyone { admin: true }),
+        Credential::Process => return Ok(Caller::Process),
         Credential::Anonymous => None,
         Credential::Key(key) => Some(key.expose_secret()),
     };

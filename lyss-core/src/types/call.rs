@@ -93,6 +93,8 @@ pub enum Caller {
         /// Whether the admin surface is open.
         admin: bool,
     },
+    /// The program that the engine is linked into; its default user is `local` where `auth.default_user` names none.
+    Process,
     /// The holder of an API key.
     Key(Arc<KeyRecord>),
     /// The bearer of an identity provider's token.

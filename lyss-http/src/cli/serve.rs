@@ -240,24 +240,12 @@ fn reread(global: &Global) -> Result<(Env, Loaded), Vec<Diagnostic>> {
 
 /// Puts a new configuration into force, or says why the old one stays.
 async fn apply(global: &Global, engine: &Engine, changed: Result<Loaded, Vec<Diagnostic>>) {
-    match changed {
-        Ok(mut new) => {
-            global.apply(&mut new.config);
-            report(&new);
-            match engine.reload(new.config).await {
-                Ok(()) => tracing::info!("the new configuration is in force"),
-                Err(error) => {
-                    tracing::error!(%error, "the new configuration is refused, the old one stays in force");
-                }
-            }
-        }
-        Err(found) => {
-            engine.count_reload_failure();
-            for diagnostic in found {
-                tracing::error!(%diagnostic, "the new configuration is refused, the old one stays in force");
-            }
-        }
-    }
+    let changed = changed.map(|mut new| {
+        global.apply(&mut new.config);
+        report(&new);
+        new.config
+    });
+    engine.take(changed).await;
 }
 
 enum Asked {
