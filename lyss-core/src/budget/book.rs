@@ -8,8 +8,8 @@ use super::{
     Budget, EACH, Scope, Spender,
     counter::{Counter, session_subject},
     period::Span,
-    rates::Rates,
 };
+use crate::price::Exchange;
 
 type BySubject = HashMap<Arc<str>, Vec<Arc<Budget>>>;
 
@@ -21,7 +21,7 @@ pub(crate) struct Book {
     sessions: BySubject,
     total: Vec<Arc<Budget>>,
     zone: Option<TimeZone>,
-    pub rates: Arc<Rates>,
+    pub exchange: Arc<Exchange>,
 }
 
 /// A budget that bounds a request.
@@ -36,11 +36,11 @@ impl Book {
     pub fn new(
         budgets: impl IntoIterator<Item = Arc<Budget>>,
         zone: TimeZone,
-        rates: Arc<Rates>,
+        exchange: Arc<Exchange>,
     ) -> Self {
         let mut book = Self {
             zone: Some(zone),
-            rates,
+            exchange,
             ..Self::default()
         };
         for budget in budgets {

@@ -24,7 +24,6 @@ mod database;
 mod definition;
 mod listing;
 mod period;
-mod rates;
 #[cfg(all(feature = "redis", any(feature = "postgres", feature = "sqlite")))]
 mod redis;
 mod refusal;
@@ -58,7 +57,6 @@ use parking_lot::Mutex;
 use self::{
     book::{Book, Bound},
     counter::{nano, pico},
-    rates::Rates,
     refusal::Refusal,
     reservation::{Asking, Held, Part},
     settling::Settling,
@@ -68,6 +66,7 @@ use crate::{
     billing::Ledger,
     config::{self, Config},
     error::{Error, ErrorKind, Result},
+    price::Exchange,
     telemetry::budgets::BudgetMetrics,
     types::{Pico, RequestId},
 };
@@ -98,7 +97,7 @@ struct Sources {
     configured: Vec<Arc<Budget>>,
     stored: Vec<(i64, Arc<Budget>)>,
     zone: Option<jiff::tz::TimeZone>,
-    rates: Arc<Rates>,
+    exchange: Arc<Exchange>,
 }
 
 /// The budgets that bound a request.
@@ -174,16 +173,11 @@ impl Budgets {
         let zone = jiff::tz::TimeZone::get(&config.billing.timezone).map_err(|error| {
             Error::invalid("billing.timezone", "there is no such time zone").with_source(error)
         })?;
-        let rates = Rates::of(&config.billing).map_err(|_| {
-            Error::invalid(
-                "billing.exchange_rates",
-                "an exchange rate is a decimal above 0",
-            )
-        })?;
+        let exchange = Exchange::new(&config.billing);
         let mut sources = self.sources.lock();
         sources.configured = configured;
         sources.zone = Some(zone);
-        sources.rates = Arc::new(rates);
+        sources.exchange = Arc::new(exchange);
         self.rebuild(&sources);
         let open = config.billing.on_store_down == config::OnStoreDown::Open;
         self.goes_on.store(open, Relaxed);
@@ -204,7 +198,7 @@ impl Budgets {
             .chain(sources.stored.iter().map(|(_, budget)| budget))
             .cloned();
         let zone = sources.zone.clone().unwrap_or(jiff::tz::TimeZone::UTC);
-        let book = Book::new(budgets, zone, Arc::clone(&sources.rates));
+        let book = Book::new(budgets, zone, Arc::clone(&sources.exchange));
         self.book.store(Arc::new(book));
     }
 
@@ -315,7 +309,7 @@ impl Budgets {
         self.store.reserved_unchecked(Asked {
             id: request.id,
             claims: &request.claims(amount)?,
-            rates: &request.book.rates,
+            exchange: &request.book.exchange,
         });
         Ok(())
     }
@@ -334,7 +328,7 @@ impl Budgets {
             let asking = Asked {
                 id: request.id,
                 claims: &claims,
-                rates: &request.book.rates,
+                exchange: &request.book.exchange,
             };
             let outcome = self.store.reserve(asking).await;
             let left = match outcome.map_err(Refusal::away)? {
@@ -494,7 +488,7 @@ impl Budgets {
         }
         let book = self.book.load_full();
         let from = &self.swept;
-        sweep::sweep(&*self.store, database, &self.settling, &book.rates, from).await
+        sweep::sweep(&*self.store, database, &self.settling, &book.exchange, from).await
     }
 
     /// Removes the counters of periods that are long over.
@@ -522,7 +516,7 @@ impl Request<'_> {
     fn claims(&self, amount: Pico) -> Result<Vec<Claim>> {
         let claim = |bound: &Bound| {
             let to = &bound.budget.currency;
-            let Some(amount) = self.book.rates.up(amount, self.currency, to) else {
+            let Some(amount) = self.book.exchange.convert(amount, self.currency, to) else {
                 return Err(refusal::no_rate(self.currency, to));
             };
             Ok(Claim {
@@ -539,7 +533,7 @@ impl Request<'_> {
     fn affordable(&self, left: &[i64]) -> Option<Pico> {
         let most = |(bound, left): (&Bound, &i64)| {
             let to = &bound.budget.currency;
-            self.book.rates.most(pico(*left), self.currency, to)
+            self.book.exchange.most(pico(*left), self.currency, to)
         };
         let each = self.bounds.iter().zip(left).map(most);
         each.collect::<Option<Vec<_>>>()?.into_iter().min()

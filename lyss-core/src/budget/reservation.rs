@@ -115,7 +115,7 @@ impl Reservation {
         let charges = held.parts.iter().map(|part| {
             let to = &part.counter.currency;
             // That there is a rate was seen when it was reserved.
-            let charge = held.book.rates.up(charge, &held.currency, to);
+            let charge = held.book.exchange.convert(charge, &held.currency, to);
             (Arc::clone(&part.key), charge.map_or(0, nano))
         });
         let settlement = Settlement {

@@ -73,7 +73,7 @@ impl Settling {
                 self.wake.notified().await;
                 continue;
             }
-            match store.settle(&batch, &book.load_full().rates).await {
+            match store.settle(&batch, &book.load_full().exchange).await {
                 Ok(()) => {
                     self.state.lock().under_way = 0;
                     pause = FIRST_PAUSE;

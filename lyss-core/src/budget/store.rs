@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{counter::Counter, rates::Rates};
-use crate::{billing::Ledger, error::Result, types::RequestId};
+use super::counter::Counter;
+use crate::{billing::Ledger, error::Result, price::Exchange, types::RequestId};
 
 /// A part of a reservation: what one counter is asked for. Amounts are in 1e-9 of the counter's currency.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct Asked<'a> {
     pub id: RequestId,
     pub claims: &'a [Claim],
     /// For what was spent before in other currencies, where a counter is new.
-    pub rates: &'a Arc<Rates>,
+    pub exchange: &'a Arc<Exchange>,
 }
 
 /// What came of it.
@@ -112,7 +112,7 @@ pub(crate) trait BudgetStore: Send + Sync + 'static {
 
     /// Settles reservations. Those that are not open are left alone; those of requests that went on without one are
     /// counted, once.
-    async fn settle(&self, settlements: &[Settlement], rates: &Arc<Rates>) -> Result<()>;
+    async fn settle(&self, settlements: &[Settlement], exchange: &Arc<Exchange>) -> Result<()>;
 
     /// Whether the store has answered anybody since a time: whoever waits that long is in a queue, or waits for a count,
     /// and the store is not away.

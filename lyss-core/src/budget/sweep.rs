@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 
 use super::{
     counter::{Counter, nano},
-    rates::Rates,
     settling::Settling,
     store::{Amounts, BudgetStore, Open, Settlement, Source},
 };
 use crate::{
     database::{Database, Pool, within},
     error::Result,
+    price::Exchange,
     session::now_ms,
     types::{Pico, RequestId, log::rfc3339},
 };
@@ -30,7 +30,7 @@ pub(super) async fn sweep(
     store: &dyn BudgetStore,
     database: &Database,
     settling: &Settling,
-    rates: &Arc<Rates>,
+    exchange: &Arc<Exchange>,
     from: &Mutex<Option<String>>,
 ) -> Result<usize> {
     let position = from.lock().clone();
@@ -47,13 +47,13 @@ pub(super) async fn sweep(
         if let Some(open) = open.iter().find(|open| open.id == row.id) {
             settlements.push(Settlement {
                 id: open.id,
-                charges: charges(open, &row, rates),
+                charges: charges(open, &row, exchange),
                 source: Source::Log,
             });
         }
     }
     if !settlements.is_empty() {
-        store.settle(&settlements, rates).await?;
+        store.settle(&settlements, exchange).await?;
         tracing::info!(
             reservations = settlements.len(),
             "reservations settled by what the request log says"
@@ -74,11 +74,11 @@ struct Row {
     currency: Option<String>,
 }
 
-fn charges(open: &Open, row: &Row, rates: &Rates) -> Amounts {
+fn charges(open: &Open, row: &Row, exchange: &Exchange) -> Amounts {
     let each = open.amounts.iter().map(|(key, reserved)| {
         let charge = match (&row.currency, Counter::parse(key)) {
-            (Some(currency), Some(counter)) => rates
-                .up(row.charge, currency, &counter.currency)
+            (Some(currency), Some(counter)) => exchange
+                .convert(row.charge, currency, &counter.currency)
                 // The rate is gone since it was reserved: as much as could have been spent.
                 .map_or(*reserved, nano),
             _ => 0,

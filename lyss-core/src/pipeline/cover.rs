@@ -34,16 +34,21 @@ pub(crate) enum Priced {
     Only,
 }
 
-/// For whom a call is made, as far as budgets care.
-pub(crate) fn spender(principal: &Principal, session: Option<&SessionKey>) -> Spender {
+/// For whom a call is made, as far as budgets care: where there are none, for nobody.
+pub(crate) fn spender(
+    inner: &Inner,
+    principal: &Principal,
+    session: Option<&SessionKey>,
+) -> Spender {
+    let own = principal.key.as_ref().and_then(|key| key.budget.as_ref());
+    if inner.budgets.is_empty() && own.is_none() {
+        return Spender::default();
+    }
     Spender {
         user_id: principal.user_id.clone().unwrap_or_default(),
         api_key_id: principal.api_key_id.clone(),
         session_id: session.map(|key| key.id.as_str().into()),
-        key_budget: principal
-            .key
-            .as_ref()
-            .and_then(|record| record.budget.clone()),
+        key_budget: own.cloned(),
     }
 }
 
@@ -291,12 +296,7 @@ impl<'a> Call<'a> {
         let exchange = &inner.settings().exchange;
         let each = self.targets.iter().filter_map(|(_, price)| {
             let price = price.as_ref()?;
-            let amount = exchange.convert(amount, &self.currency, &price.currency)?;
-            // The conversion rounds up.
-            let amount = match *price.currency == *self.currency {
-                true => amount,
-                false => Pico(amount.0.saturating_sub(1)),
-            };
+            let amount = exchange.most(amount, &price.currency, &self.currency)?;
             price.output_tokens_for(amount, input)
         });
         each.min().unwrap_or(0)

@@ -2,7 +2,7 @@
 //!
 //! | stage | does |
 //! |---|---|
-//! | `admit` | who calls, may they, is there room; from here on the request makes exactly one log row |
+//! | `admit` | who calls, may they, is there room (`limit`: of the caller's own limits); from here on the request makes exactly one log row |
 //! | `once` | has it been done already (`Idempotency-Key`)? Also keeps the answer before it is acknowledged |
 //! | `assemble` | loads the session and builds the message list |
 //! | `recall` | finds what is remembered of the user; after the answer it hands the turn on |
@@ -11,7 +11,9 @@
 //! | `dispatch` | picks targets and retries until one answers |
 //! | `execute` | one attempt on one target, under its deadlines |
 //! | `deliver` | a stream on its way: usage read, the end held back until the turn is stored |
-//! | `finish` | end, error or drop, exactly once: log row, metrics |
+//! | `finish` | end, error or drop, exactly once: what it is charged (`charge`), log row, metrics |
+//!
+//! `prepare` is the part of it that a whole answer and a stream share.
 //!
 //! Nothing after `compress` changes the messages; nothing is tried again once a chunk has left.
 
@@ -199,7 +201,7 @@ pub(crate) async fn embed(
     if !once.is_held() {
         record.gone_when(gone);
     }
-    let spender = cover::spender(&principal, None);
+    let spender = cover::spender(&inner, &principal, None);
     let outcome = embedded(&inner, &request, &spender, &mut record, Some(&mut once)).await;
     let answer = outcome.as_ref();
     once.settle(answer.map(|answer| (&answer.info, answer.usage, &answer.body)))

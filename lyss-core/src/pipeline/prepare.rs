@@ -51,7 +51,7 @@ pub(crate) async fn prepare(
         prompt,
         context,
     } = fitted;
-    let spender = cover::spender(principal, turn.key());
+    let spender = cover::spender(inner, principal, turn.key());
     let priced = cover::chat(inner, record, &route, &spender, &mut request).await?;
     once.dispatching().await?;
     Ok(Prepared {

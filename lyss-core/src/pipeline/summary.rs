@@ -93,7 +93,7 @@ async fn attempt(
         reserve,
     };
     let session = wanted.session;
-    let spender = cover::spender(&session.caller, Some(&session.key));
+    let spender = cover::spender(inner, &session.caller, Some(&session.key));
     let priced = cover::chat(inner, record, &route, &spender, &mut request).await?;
     let eligible = Eligible {
         route: &route,

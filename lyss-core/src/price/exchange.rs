@@ -43,11 +43,23 @@ impl Exchange {
         let up = i128::from(product.checked_rem_euclid(to)? > 0);
         product.checked_div_euclid(to)?.checked_add(up).map(Pico)
     }
+
+    /// The most of `from` that, converted, is not more than `amount` of `to`.
+    pub fn most(&self, amount: Pico, from: &str, to: &str) -> Option<Pico> {
+        if from == to {
+            return Some(amount);
+        }
+        let (from, to) = (self.worth.get(from)?.0, self.worth.get(to)?.0);
+        let product = amount.0.checked_mul(to)?;
+        product.checked_div_euclid(from).map(Pico)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -78,5 +90,23 @@ mod tests {
             assert_eq!(converted, wanted.map(amount), "{given} {from} in {to}");
         }
         assert_eq!(exchange.convert(Pico(i128::MAX), "EUR", "USD"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_an_amount_affords_costs_no_more_and_a_little_more_does(amount in 0_i64..i64::MAX) {
+            let exchange = Exchange::new(&BillingConfig {
+                exchange_rates: [("CNY", "0.14"), ("JPY", "0.0064")]
+                    .map(|(currency, rate)| (currency.into(), rate.into()))
+                    .into(),
+                ..BillingConfig::default()
+            });
+            let amount = Pico(amount.into());
+            for (from, to) in [("CNY", "USD"), ("USD", "CNY"), ("CNY", "JPY"), ("USD", "USD")] {
+                let most = exchange.most(amount, from, to).unwrap();
+                prop_assert!(exchange.convert(most, from, to).unwrap() <= amount);
+                prop_assert!(exchange.convert(Pico(most.0 + 1), from, to).unwrap() > amount);
+            }
+        }
     }
 }

@@ -15,11 +15,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::{
-    rates::Rates,
-    store::{
-        Asked, Balance, BudgetStore, Claim, LastAnswer, Open, Outcome, Page, Settlement, Source,
-    },
+use super::store::{
+    Asked, Balance, BudgetStore, Claim, LastAnswer, Open, Outcome, Page, Settlement, Source,
 };
 use crate::{
     database::{
@@ -28,6 +25,7 @@ use crate::{
         within,
     },
     error::Result,
+    price::Exchange,
     types::RequestId,
 };
 
@@ -90,10 +88,10 @@ impl DatabaseBudgetStore {
     }
 
     /// What the log says. Goes on when the request that needs it does not wait so long: the log keeps what was read.
-    async fn spent(&self, claim: &Claim, rates: &Arc<Rates>) -> Result<i64> {
+    async fn spent(&self, claim: &Claim, exchange: &Arc<Exchange>) -> Result<i64> {
         let (database, counter) = (self.database.clone(), Arc::clone(&claim.counter));
-        let rates = Arc::clone(rates);
-        let counted = tokio::spawn(async move { spent(&database, &counter, &rates, &[]).await });
+        let exchange = Arc::clone(exchange);
+        let counted = tokio::spawn(async move { spent(&database, &counter, &exchange, &[]).await });
         counted
             .await
             .unwrap_or_else(|error| Err(crate::database::unavailable(error)))
@@ -276,7 +274,7 @@ impl BudgetStore for DatabaseBudgetStore {
             let Some(claim) = asked.claims.get(unknown) else {
                 continue;
             };
-            let spent = self.spent(claim, asked.rates).await?;
+            let spent = self.spent(claim, asked.exchange).await?;
             self.in_turn(async {
                 on!(Pool, &self.database.pool, |pool| sqlx::query(BEGIN)
                     .bind(&*claim.key)
@@ -293,7 +291,7 @@ impl BudgetStore for DatabaseBudgetStore {
         ))
     }
 
-    async fn settle(&self, settlements: &[Settlement], _rates: &Arc<Rates>) -> Result<()> {
+    async fn settle(&self, settlements: &[Settlement], _exchange: &Arc<Exchange>) -> Result<()> {
         self.in_turn(self.try_settle(settlements)).await
     }
 

@@ -6,10 +6,10 @@ use crate::{
     budget::{
         Scope,
         counter::{Counter, MOST_NANO, nano, pico, session_parts},
-        rates::Rates,
     },
     database::{Database, Pool, within},
     error::Result,
+    price::Exchange,
     types::{Pico, RequestId, log::rfc3339},
 };
 
@@ -23,12 +23,12 @@ const NEVER: &str = "9999-12-31T23:59:59.999Z";
 pub(crate) async fn spent(
     database: &Database,
     counter: &Counter,
-    rates: &Rates,
+    exchange: &Exchange,
     without: &[RequestId],
 ) -> Result<i64> {
     let mut total = Pico::ZERO;
     for (currency, amount) in logged(database, counter, without).await? {
-        match rates.up(amount, &currency, &counter.currency) {
+        match exchange.convert(amount, &currency, &counter.currency) {
             Some(amount) => total = total.checked_add(amount).unwrap_or(total),
             None => tracing::warn!(
                 currency,

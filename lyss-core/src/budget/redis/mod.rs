@@ -30,13 +30,13 @@ use self::{
 use super::{
     counter::Counter,
     database::spent,
-    rates::Rates,
     store::{Amounts, Asked, Balance, BudgetStore, LastAnswer, Open, Outcome, Page, Settlement},
 };
 use crate::{
     billing::Ledger,
     database::Database,
     error::{Error, ErrorKind, Result},
+    price::Exchange,
     redis::{Failure, RedisHandle},
     session::now_ms,
     types::RequestId,
@@ -121,15 +121,20 @@ impl RedisBudgetStore {
     }
 
     /// Begins a counter that is not there. Goes on when the request that needs it does not wait so long.
-    async fn begin(&self, epoch: &Epoch, counter: Arc<Counter>, rates: &Arc<Rates>) -> Result<()> {
-        let (shared, epoch, rates) = (Arc::clone(&self.0), epoch.clone(), Arc::clone(rates));
-        let begun = tokio::spawn(async move { shared.begin(&epoch, &counter, &rates).await });
+    async fn begin(
+        &self,
+        epoch: &Epoch,
+        counter: Arc<Counter>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<()> {
+        let (shared, epoch, exchange) = (Arc::clone(&self.0), epoch.clone(), Arc::clone(exchange));
+        let begun = tokio::spawn(async move { shared.begin(&epoch, &counter, &exchange).await });
         begun.await.unwrap_or_else(|error| Err(unreadable(error)))
     }
 }
 
 impl Shared {
-    async fn begin(&self, epoch: &Epoch, counter: &Counter, rates: &Rates) -> Result<()> {
+    async fn begin(&self, epoch: &Epoch, counter: &Counter, exchange: &Exchange) -> Result<()> {
         let _one = self.beginning.lock().await;
         let name = counter.key();
         let mut exists = ::redis::cmd("HEXISTS");
@@ -141,7 +146,7 @@ impl Shared {
         open.arg(&*self.keys.open);
         let open: Vec<String> = self.redis.command(&open).await.map_err(away)?;
         let open: Vec<RequestId> = open.iter().filter_map(|id| RequestId::parse(id)).collect();
-        let spent = spent(&self.database, counter, rates, &open).await?;
+        let spent = spent(&self.database, counter, exchange, &open).await?;
         let until = match counter.span.end_ms {
             Some(end) => end.saturating_add(KEPT_MS),
             None => now_ms().saturating_add(UNUSED_MS),
@@ -206,7 +211,7 @@ impl BudgetStore for RedisBudgetStore {
                 "unknown" => {
                     let claim = number(&said).and_then(|at| asked.claims.get(at));
                     let claim = claim.ok_or_else(|| unreadable("which counter"))?;
-                    self.begin(&epoch, Arc::clone(&claim.counter), asked.rates)
+                    self.begin(&epoch, Arc::clone(&claim.counter), asked.exchange)
                         .await?;
                 }
                 _ => shared.doubt(&epoch),
@@ -232,7 +237,7 @@ impl BudgetStore for RedisBudgetStore {
         self.0.granted.lock().open.remove(id);
     }
 
-    async fn settle(&self, settlements: &[Settlement], rates: &Arc<Rates>) -> Result<()> {
+    async fn settle(&self, settlements: &[Settlement], exchange: &Arc<Exchange>) -> Result<()> {
         let shared = &self.0;
         let mut counters: Vec<&Arc<str>> = settlements
             .iter()
@@ -267,7 +272,7 @@ impl BudgetStore for RedisBudgetStore {
                     let key = number(&said).and_then(|at| counters.get(at));
                     let counter = key.and_then(|key| Counter::parse(key));
                     let counter = counter.ok_or_else(|| unreadable("which counter"))?;
-                    self.begin(&epoch, Arc::new(counter), rates).await?;
+                    self.begin(&epoch, Arc::new(counter), exchange).await?;
                 }
                 _ => shared.doubt(&epoch),
             }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     ErrorKind,
     budget::store::{Amounts, Balance, Page, Settlement, Source},
+    price::Exchange,
 };
 
 const BUDGET: &str = "{ user: '*', amount: 9, period: total }";
@@ -43,14 +44,14 @@ impl BudgetStore for Disturbed {
         let rival = Asked {
             id: RequestId::new(),
             claims: &asked.claims.iter().map(little).collect::<Vec<_>>(),
-            rates: asked.rates,
+            exchange: asked.exchange,
         };
         assert_eq!(self.store.reserve(rival).await?, Outcome::Granted);
         Ok(outcome)
     }
 
-    async fn settle(&self, settlements: &[Settlement], rates: &Arc<Rates>) -> Result<()> {
-        self.store.settle(settlements, rates).await
+    async fn settle(&self, settlements: &[Settlement], exchange: &Arc<Exchange>) -> Result<()> {
+        self.store.settle(settlements, exchange).await
     }
 
     fn answered_since(&self, time: Instant) -> bool {
@@ -108,7 +109,10 @@ async fn however_it_comes_it_is_counted_once(pair: Pair) {
     first.settle(Pico::ZERO);
     assert!(budgets.settled(Duration::from_secs(5)).await);
     let applying = budgets.applying(&spender("u"), RequestId::new().unix_ms());
-    let (key, rates) = (Arc::clone(&applying.bounds[0].key), Arc::<Rates>::default());
+    let (key, exchange) = (
+        Arc::clone(&applying.bounds[0].key),
+        Arc::<Exchange>::default(),
+    );
     for (at, order) in ["rus", "rsu", "usrs", "uurs", "usr"].iter().enumerate() {
         let id = RequestId::new();
         let charges: Amounts = [(Arc::clone(&key), 500)].into();
@@ -126,7 +130,7 @@ async fn however_it_comes_it_is_counted_once(pair: Pair) {
                     let asked = Asked {
                         id,
                         claims: &[claim],
-                        rates: &rates,
+                        exchange: &exchange,
                     };
                     assert_eq!(pair.one.reserve(asked).await.unwrap(), Outcome::Granted);
                 }
@@ -142,7 +146,7 @@ async fn however_it_comes_it_is_counted_once(pair: Pair) {
                         source,
                     };
                     let batch = [settlement.clone(), settlement];
-                    pair.two.settle(&batch, &rates).await.unwrap();
+                    pair.two.settle(&batch, &exchange).await.unwrap();
                 }
                 _ => unreachable!(),
             }
@@ -261,7 +265,7 @@ pub(super) async fn a_dead_instances_turn_comes_however_many_are_open(pair: Pair
                 let asked = Asked {
                     id,
                     claims: &[claim],
-                    rates: &Arc::default(),
+                    exchange: &Arc::default(),
                 };
                 assert_eq!(store.reserve(asked).await.unwrap(), Outcome::Granted);
                 if at >= LIVE {
