@@ -88,6 +88,17 @@ pub(super) fn at_least(
     let _ = charge(row, usage, UsageSource::Partial, price);
 }
 
+/// Takes back what [`at_least`] has set on a row of which nothing was known before.
+pub(super) fn nothing(row: &mut LogRow) {
+    row.input_tokens = 0;
+    row.output_tokens = 0;
+    row.usage_source = UsageSource::default();
+    row.user_charge_pico = 0;
+    row.provider_cost_pico = 0;
+    row.currency = None;
+    row.price_id = None;
+}
+
 /// What a failed attempt cost, as far as that is known.
 pub(super) fn of_failure(
     error: &Error,

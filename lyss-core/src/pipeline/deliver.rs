@@ -88,7 +88,7 @@ pub(crate) fn deliver(running: Running) -> ChunkStream {
         kept,
         finished: false,
         pieces: 0,
-        recorded: None,
+        recorded: Instant::now(),
         exhausted: false,
         drained: 0,
         over: false,
@@ -181,7 +181,7 @@ struct Delivery {
     /// Pieces of text that have come.
     pieces: u64,
     /// When it was last recorded how far the answer has come.
-    recorded: Option<Instant>,
+    recorded: Instant,
     /// Whether the provider's stream has ended.
     exhausted: bool,
     /// Tokens read since the caller has gone.
@@ -282,8 +282,8 @@ impl Delivery {
                 self.pieces += u64::from(!piece.text.is_empty());
                 delivered.push(piece);
             }
-            if self.pieces > 0 && self.recorded.is_none_or(|at| at.elapsed() >= RECORD_EVERY) {
-                self.recorded = Some(Instant::now());
+            if self.recorded.elapsed() >= RECORD_EVERY {
+                self.recorded = Instant::now();
                 // A piece of text is a token at least.
                 self.record.delivered(self.pieces);
             }

@@ -1,6 +1,7 @@
-//! The end of a request, exactly once: on success, on an error, or because the caller dropped it.
+//! The end of a request, exactly once: on success, on an error, or because the caller dropped it. (A stream gets here
+//! through `deliver.rs`.)
 //!
-//! (A stream gets here through `deliver.rs`.) A [`Record`] is made when a request is admitted and leaves exactly one row, whatever happens to it: axum drops the
+//! A [`Record`] is made when a request is admitted and leaves exactly one row, whatever happens to it: axum drops the
 //! handler of a client that went away, so the row is written from `Drop` too. Writing it is an append to the spool
 //! (`billing/`) and does not wait for anything.
 
@@ -93,22 +94,26 @@ impl Record {
     /// Writes that something is about to be reserved for the request. If the process dies before [`Record::begin`], its
     /// row says that it has cost nothing, and by that the reservation ends: without a row it would stay for ever.
     pub fn reserving(&mut self) -> Result<()> {
-        let mut row = self.row.clone();
-        row.usage_source = UsageSource::Partial;
-        self.entry = Some(self.inner.ledger.begin(&row)?);
+        let known = std::mem::replace(&mut self.row.usage_source, UsageSource::Partial);
+        let begun = self.inner.ledger.begin(&self.row);
+        self.row.usage_source = known;
+        self.entry = Some(begun?);
         Ok(())
     }
 
     /// Writes the intent: what the row is if the process dies now. `price`: of the target that is likely.
     pub fn begin(&mut self, input_at_least: u64, price: Option<&Price>) -> Result<()> {
         self.input_at_least = input_at_least;
-        let mut row = self.row.clone();
-        charge::at_least(&mut row, input_at_least, 0, price);
-        match &self.entry {
-            Some(entry) => entry.amend(&row)?,
-            None => self.entry = Some(self.inner.ledger.begin(&row)?),
-        }
-        Ok(())
+        charge::at_least(&mut self.row, input_at_least, 0, price);
+        let written = match &self.entry {
+            Some(entry) => entry.amend(&self.row),
+            None => {
+                let begun = self.inner.ledger.begin(&self.row);
+                begun.map(|entry| self.entry = Some(entry))
+            }
+        };
+        charge::nothing(&mut self.row);
+        written
     }
 
     /// Holds the places under the caller's limits until the end.

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The longest `model`, `user_id` and `session_id` that is accepted, in bytes.
 pub const MAX_NAME: usize = 256;
 
+/// OpenAI's names of the limit of an answer: the one of now, and the one before.
+const OUTPUT_LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+
 /// The most messages of a request that the engine reads one by one.
 pub const MAX_MESSAGES: usize = 10_000;
 
@@ -153,20 +156,16 @@ impl ChatRequest {
 
     /// The limit of each answer in tokens; where both of OpenAI's names are given, the lower one.
     pub fn output_limit(&self) -> Option<u64> {
-        let limit = |name| self.body.get_some(name).and_then(|value| value.as_u64());
-        [limit("max_completion_tokens"), limit("max_tokens")]
-            .into_iter()
-            .flatten()
-            .min()
+        output_limit(&self.body)
     }
 
     /// Sets the limit of each answer under every name that the request uses, so that whichever a provider reads is
     /// covered; under `max_completion_tokens` where it uses none. Providers that know only `max_tokens` are sent that by
     /// their adapter.
     pub fn set_output_limit(&mut self, tokens: u64) {
-        let names = ["max_completion_tokens", "max_tokens"];
-        let given = names.map(|name| self.body.get_some(name).map(|value| value.as_u64()));
-        for (name, given) in names.into_iter().zip(given) {
+        let limit = |name| self.body.get_some(name).map(|value| value.as_u64());
+        let given = OUTPUT_LIMITS.map(limit);
+        for (name, given) in OUTPUT_LIMITS.into_iter().zip(given) {
             if given.is_some_and(|limit| limit != Some(tokens)) {
                 self.body.set(name, tokens.to_string());
             }
@@ -178,8 +177,7 @@ impl ChatRequest {
 
     /// How many answers are asked for (`n`).
     pub fn choices(&self) -> u64 {
-        let n = self.body.get_some("n").and_then(|value| value.as_u64());
-        n.unwrap_or(1).max(1)
+        choices(&self.body)
     }
 
     /// The messages, each checked to be an object with a `role`.
@@ -232,6 +230,20 @@ impl ChatRequest {
     pub fn to_segments(&self) -> Segments {
         self.body.to_segments()
     }
+}
+
+/// As [`ChatRequest::output_limit`], of a body that has not been read yet.
+pub(crate) fn output_limit(body: &RawObject) -> Option<u64> {
+    OUTPUT_LIMITS
+        .iter()
+        .filter_map(|name| body.get_some(name)?.as_u64())
+        .min()
+}
+
+/// As [`ChatRequest::choices`], of a body that has not been read yet.
+pub(crate) fn choices(body: &RawObject) -> u64 {
+    let n = body.get_some("n").and_then(|value| value.as_u64());
+    n.unwrap_or(1).max(1)
 }
 
 impl Message {

@@ -1,6 +1,9 @@
 //! How many tokens a request may take, at a glance: what its limit is charged with until its end tells.
 
-use crate::types::RawObject;
+use crate::types::{
+    RawObject,
+    chat::{choices, output_limit},
+};
 
 /// Bytes of text that one token has, about.
 const BYTES: u64 = 4;
@@ -25,10 +28,8 @@ pub(crate) struct Estimate {
 /// The estimate of a chat or embeddings request. What a session adds to it is not known yet.
 pub(crate) fn estimate(body: &RawObject, answers: bool) -> Estimate {
     let input = input(body.received());
-    let number = |name: &str| body.get(name).and_then(|value| value.as_u64());
-    let choices = number("n").unwrap_or(1).max(1);
-    let limit = number("max_completion_tokens").or_else(|| number("max_tokens"));
-    match (answers, limit) {
+    let choices = choices(body);
+    match (answers, output_limit(body)) {
         (false, _) => Estimate {
             asked: input,
             unlimited: 0,
