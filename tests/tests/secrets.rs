@@ -4,9 +4,12 @@
 
 use std::{path::Path, time::Duration};
 
-use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
 use futures::StreamExt;
-use lyss_mock_provider::{MockProvider, Options, Rule, Script};
+use lyss_mock_provider::{Flavor, MockMem0, MockProvider, Options, Rule, Script};
 use lyss_tests::{
     client::{CHAT, Client, chat},
     process::{Setup, free_port},
@@ -24,6 +27,17 @@ impl Canaries {
     fn plant(&mut self, name: &'static str) -> String {
         let random = || uuid::Uuid::new_v4().simple().to_string();
         let canary = format!("{}{}", random(), random());
+        self.0.push((name, canary.clone()));
+        canary
+    }
+
+    /// Makes one that is 32 bytes in base64.
+    fn plant_bytes(&mut self, name: &'static str) -> String {
+        let canary = BASE64_STANDARD.encode(
+            [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+                .map(uuid::Uuid::into_bytes)
+                .concat(),
+        );
         self.0.push((name, canary.clone()));
         canary
     }
@@ -98,7 +112,7 @@ async fn calls(client: &Client, wrong: &Client, admin: &Client, prompt: &str) ->
         "echo-400",
         "echo-500",
     ] {
-        for model in ["gpt-4o-mini", "qwen-plus"] {
+        for model in ["gpt-4o-mini", "qwen-plus", "late/gpt-4o-mini"] {
             for stream in [false, true] {
                 let mut body = chat(model, &format!("{prompt} {text}"));
                 body["stream"] = stream.into();
@@ -128,6 +142,7 @@ async fn calls(client: &Client, wrong: &Client, admin: &Client, prompt: &str) ->
         "/v1/sessions/s/messages",
         "/v1/requests",
         "/v1/usage",
+        "/v1/admin/providers",
         "/health",
         "/ready",
         "/v1/nothing",
@@ -135,6 +150,8 @@ async fn calls(client: &Client, wrong: &Client, admin: &Client, prompt: &str) ->
         requests.push((client, "GET", path, None));
     }
     requests.push((admin, "GET", "/v1/requests?limit=1000", None));
+    requests.push((admin, "GET", "/v1/admin/providers", None));
+    requests.push((admin, "GET", "/v1/admin/keys", None));
     requests.push((wrong, "GET", "/v1/sessions", None));
     let answers = requests
         .into_iter()
@@ -169,12 +186,18 @@ async fn no_secret_leaves_the_gateway() {
     let database_password = canaries.plant("the database's password");
     let redis_password = canaries.plant("the password of Redis");
     let wrong_key = canaries.plant("a key of somewhere else");
+    let late_key = canaries.plant("the key of a provider of the admin API");
+    let late_header = canaries.plant("a header of a provider of the admin API");
+    let memory_key = canaries.plant("the key of mem0");
+    let encryption_key = canaries.plant_bytes("the encryption key");
+    let old_encryption_key = canaries.plant_bytes("the encryption key before");
 
     let mock = MockProvider::start(Options::default()).unwrap();
     // Each knows its own only.
     for (key, message) in [
         (&openai_key, format!("what is {openai_key} with {header}?")),
         (&aliyun_key, format!("what is {aliyun_key}?")),
+        (&late_key, format!("what is {late_key} with {late_header}?")),
     ] {
         for (text, status) in [("echo-401", 401), ("echo-400", 400), ("echo-500", 500)] {
             mock.rule(Rule {
@@ -188,6 +211,7 @@ async fn no_secret_leaves_the_gateway() {
             });
         }
     }
+    let mem0 = MockMem0::start(Flavor::Platform, &memory_key, 0).unwrap();
     let (mut postgres, mut redis) =
         tokio::task::spawn_blocking(|| (Server::postgres(), Server::redis()))
             .await
@@ -211,9 +235,12 @@ async fn no_secret_leaves_the_gateway() {
         "data": {
             "database": {"driver": "postgres", "source": url},
             "redis": {"addr": redis.address(), "password": redis_password},
+            "encryption_key": encryption_key,
+            "old_encryption_keys": [old_encryption_key],
         },
         "auth": {"mode": "keys", "admin_key": admin_key, "pepper": pepper},
-        "routing": {"max_retries": 1, "breaker": {"enabled": false}},
+        "routing": {"max_retries": 1, "breaker": {"enabled": false}, "egress": {"allow": ["127.0.0.0/8"]}},
+        "memory": {"mem0": {"base_url": mem0.url(), "api_key": memory_key}},
         "providers": {
             "openai": {"api_key": openai_key, "base_url": mock.base_url_openai(), "headers": {"x-team": header}},
             "aliyun": {"api_key": aliyun_key, "base_url": mock.base_url_dashscope()},
@@ -230,6 +257,17 @@ async fn no_secret_leaves_the_gateway() {
     let anyone = lyss.client();
     let client = anyone.with_key(&key);
     let (wrong, admin) = (anyone.with_key(&wrong_key), anyone.with_key(&admin_key));
+    let late = json!({
+        "kind": "openai",
+        "api_key": late_key,
+        "base_url": mock.base_url_openai(),
+        "headers": {"x-team": late_header},
+    });
+    let set_up = admin
+        .send("PUT", "/v1/admin/providers/late", Some(&late))
+        .await;
+    let set_up = set_up.unwrap();
+    assert_eq!(set_up.status, 200, "{}", set_up.json());
     let prompt = uuid::Uuid::new_v4().simple().to_string();
     let mut received = calls(&client, &wrong, &admin, &prompt).await;
     let store = Store::Postgres(url.clone());
@@ -297,11 +335,20 @@ async fn no_secret_leaves_the_gateway() {
         let shown = String::from_utf8_lossy(bytes).contains(&prompt);
         assert!(!shown, "{place} holds what was asked");
     }
-    audit_provider(&mock, &canaries, [&openai_key, &aliyun_key]);
+    audit_provider(&mock, &canaries, &[&openai_key, &aliyun_key, &late_key]);
+    let asked = mem0.requests();
+    assert!(!asked.is_empty(), "the memory is asked");
+    for request in asked {
+        assert!(
+            canaries
+                .found_in(request.body.to_string().as_bytes())
+                .is_empty()
+        );
+    }
 }
 
 /// The provider saw its keys in the header that is meant for them, and no secret elsewhere.
-fn audit_provider(mock: &MockProvider, canaries: &Canaries, keys: [&str; 2]) {
+fn audit_provider(mock: &MockProvider, canaries: &Canaries, keys: &[&str]) {
     let requests = mock.requests();
     for key in keys {
         let value = format!("Bearer {key}");
