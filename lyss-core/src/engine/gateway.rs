@@ -26,7 +26,7 @@ use crate::{
     resilience::health::Away,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, Credential, EmbeddingRequest,
-        EmbeddingResponse, LogRow, Model, OnDisconnect, Principal, Session, SessionKey,
+        EmbeddingResponse, LogRow, Model, OnDisconnect, Pico, Principal, Session, SessionKey,
         call::Caller,
         chat::MAX_NAME,
         session::{MessagePage, SessionPage},
@@ -583,6 +583,8 @@ fn shown_to(principal: &Principal, mut row: LogRow) -> LogRow {
     if let Some(decision) = row.decision.as_mut().filter(|_| !principal.is_admin()) {
         decision.endpoint.clear();
     }
+    row.user_charge = Some(Pico(row.user_charge_pico.into()));
+    row.provider_cost = Some(Pico(row.provider_cost_pico.into()));
     row
 }
 

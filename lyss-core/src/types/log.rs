@@ -123,6 +123,12 @@ pub struct LogRow {
     pub user_charge_pico: i64,
     /// What all attempts cost, in 1e-12 of `currency`.
     pub provider_cost_pico: i64,
+    /// `user_charge_pico` as a decimal: set on rows that are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_charge: Option<Pico>,
+    /// `provider_cost_pico` as a decimal: set on rows that are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_cost: Option<Pico>,
     /// The currency of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Arc<str>>,
@@ -162,6 +168,8 @@ impl LogRow {
             client_request_id: None,
             user_charge_pico: 0,
             provider_cost_pico: 0,
+            user_charge: None,
+            provider_cost: None,
             currency: None,
             price_id: None,
             decision: None,
