@@ -1,7 +1,11 @@
 //! A shared case: what is configured, how the providers behave, what is called, and what must come of it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
+use lyss_core::admission::NewKey;
 use lyss_mock_provider::Script;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,6 +21,9 @@ pub struct Case {
     /// Laid over the world's configuration.
     #[serde(default)]
     pub config: Value,
+    /// API keys beside those of `alice` and `bob`, by the names that the steps use.
+    #[serde(default)]
+    pub keys: BTreeMap<String, NewKey>,
     /// What the first provider (`openai`) does, request by request; afterwards it is healthy.
     #[serde(default)]
     pub upstream: Vec<Script>,
@@ -34,27 +41,32 @@ pub struct Case {
 }
 
 /// One call and what comes back.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// `chat`, `stream`, `embed`, `tokens`, `models`, `model`, `create_session`, `session`, `sessions`, `messages`,
-    /// `delete_session`, `request`.
+    /// `delete_session`, `requests`, `request`, `usage`; `rest` reads a held stream to its end, `drop` lets go of it.
     pub call: String,
-    /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`.
+    /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`, or one of the case's own.
     #[serde(default = "alice")]
     pub key: String,
-    /// The request body.
+    /// The request body; of `requests` and `usage` the query.
     #[serde(default)]
     pub body: Value,
     /// The body as text, where it is not JSON.
     pub raw_body: Option<String>,
-    /// The id in the path: of a model, a session or a request (`$last` is the last call's request id).
+    /// The id in the path: of a model, a session or a request (`$last` is the last call's request id); of `rest` and `drop`
+    /// the name of the stream.
     #[serde(default)]
     pub id: String,
     /// The query parameter `user_id`.
     pub user_id: Option<String>,
     /// The idempotency key.
     pub idempotency_key: Option<String>,
+    /// Of a stream: how many events are read. It is let go of then, in the middle, or held.
+    pub read: Option<usize>,
+    /// Of a stream that is not read to its end: the name under which it is held.
+    pub hold: Option<String>,
     /// What comes back: see [`crate::door::Door`].
     pub expect: Value,
 }
@@ -68,28 +80,27 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases")
 }
 
+/// The ids of the folder's cases, by the names of the files alone.
+pub fn ids() -> BTreeSet<String> {
+    std::fs::read_dir(folder())
+        .expect("fixtures/cases exists")
+        .filter_map(|entry| {
+            let name = entry.expect("readable").file_name();
+            Some(name.to_str()?.strip_suffix(".json")?.to_owned())
+        })
+        .collect()
+}
+
 /// Every case, by id.
 pub fn all() -> Vec<Case> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder())
-        .expect("fixtures/cases exists")
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .collect();
-    files.sort();
-    files
+    ids()
         .into_iter()
-        .map(|path| {
+        .map(|id| {
+            let path = folder().join(&id).with_extension("json");
             let text = std::fs::read_to_string(&path).expect("readable");
             let case: Case = serde_json::from_str(&text)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert_eq!(
-                Some(case.id.as_str()),
-                path.file_stem().and_then(|stem| stem.to_str()),
-                "the id is the file's name"
-            );
+            assert_eq!(case.id, id, "the id is the file's name");
             case
         })
         .collect()

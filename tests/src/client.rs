@@ -11,8 +11,6 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 
-use crate::http::Answer;
-
 /// The path of chat completions.
 pub const CHAT: &str = "/v1/chat/completions";
 
@@ -119,6 +117,25 @@ impl Client {
 /// A chat request of one user message.
 pub fn chat(model: &str, text: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": text}]})
+}
+
+/// One answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
 }
 
 /// An answer whose body is still coming. Dropped before its end, it closes the connection.

@@ -1,44 +1,84 @@
 //! A door into the gateway, as the runner of the cases sees it, and the runner.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use async_trait::async_trait;
 use futures::StreamExt;
-use lyss_core::{
-    Engine, Error, Gateway,
-    gateway::{NewSession, PageQuery},
-    types::{CallContext, ChatRequest, Credential, EmbeddingRequest, IdempotencyKey, ReplyInfo},
-};
 use lyss_mock_provider::Rule;
 use serde_json::{Value, json};
 
 use crate::{
     case::{Case, Step},
     matching::matches,
-    world::World,
+    world::Surroundings,
 };
 
 /// A way to call the gateway.
 ///
 /// The outcome of a step is one JSON object, the same through every door:
 /// `{"status", "body", "provider", "upstream_model", "session_id", "context", "attempts", "request_id"}` for an answer, and
-/// `"replayed": true` for one that was given before; for a stream `"text"`, `"finish_reason"`, `"usage"`, `"chunks"`, `"done"` and, if it ended so, `"error"`; for a failure
+/// `"replayed": true` for one that was given before; for a stream what [`streamed`] says of it; for a failure
 /// `{"status", "error": {"code", "type", "param", "message"}, "should_retry"}`.
 #[async_trait]
 pub trait Door: Send + Sync {
-    /// Opens the door to a world.
-    async fn open(world: &World) -> Self
-    where
-        Self: Sized;
-
     /// Makes one call.
-    async fn call(&self, world: &World, step: &Step) -> Value;
+    async fn call(&self, surroundings: &Surroundings, step: &Step) -> Value;
+
+    /// Closes the door, and ends the engine behind it.
+    async fn close(self: Box<Self>);
+}
+
+/// What opens doors of one kind.
+#[async_trait]
+pub trait Doorway: Send + Sync {
+    /// Starts an engine in the surroundings, here or in another process, and opens the door to it.
+    async fn open(&self, surroundings: &Surroundings) -> Box<dyn Door>;
+}
+
+/// How many cases run at once.
+const AT_ONCE: usize = 4;
+
+/// The longest that a case may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often, every 50 ms, the log is read for rows that are still to come.
+const LOOKS: usize = 100;
+
+/// Runs every case through a door, fails with all that went wrong, and makes sure that none was left out.
+pub async fn run_all(doorway: &dyn Doorway) {
+    let cases = crate::case::all();
+    let outcomes: Vec<(&str, Option<String>)> = futures::stream::iter(&cases)
+        .map(|case| async move {
+            let failure = match tokio::time::timeout(PATIENCE, run(doorway, case)).await {
+                Ok(outcome) => outcome.err(),
+                Err(_) => Some(format!("{}: not done after {PATIENCE:?}", case.id)),
+            };
+            (case.id.as_str(), failure)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let ran: BTreeSet<String> = outcomes.iter().map(|(id, _)| (*id).to_owned()).collect();
+    assert_eq!(ran, crate::case::ids(), "every case, and no other");
+    let failures: Vec<String> = outcomes
+        .into_iter()
+        .filter_map(|(_, failure)| failure)
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases failed:\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
 }
 
 /// Runs one case through a door; what went wrong, if anything did.
-pub async fn run<D: Door>(case: &Case) -> Result<(), String> {
-    let world = World::start(&case.config).await;
+async fn run(doorway: &dyn Doorway, case: &Case) -> Result<(), String> {
+    let surroundings = Surroundings::prepare(&case.config, &case.keys).await;
     for (mock, scripts) in [
-        (&world.openai, &case.upstream),
-        (&world.backup, &case.backup),
+        (&surroundings.openai, &case.upstream),
+        (&surroundings.backup, &case.backup),
     ] {
         for script in scripts {
             // Not for the engine's own look at the models.
@@ -51,37 +91,41 @@ pub async fn run<D: Door>(case: &Case) -> Result<(), String> {
             });
         }
     }
-    let door = D::open(&world).await;
+    let door = doorway.open(&surroundings).await;
+    let outcome = steps(door.as_ref(), &surroundings, case).await;
+    door.close().await;
+    outcome
+}
+
+async fn steps(door: &dyn Door, surroundings: &Surroundings, case: &Case) -> Result<(), String> {
     let mut last = String::new();
     for (index, step) in case.steps.iter().enumerate() {
-        let mut step = Step {
+        let step = Step {
             id: step.id.replace("$last", &last),
-            ..clone(step)
+            ..step.clone()
         };
         if step.call == "request" {
-            world.rows(index).await;
+            rows(door, surroundings, index).await;
         }
-        step.id = step.id.clone();
-        let outcome = door.call(&world, &step).await;
+        let outcome = door.call(surroundings, &step).await;
         if let Some(id) = outcome["request_id"].as_str() {
             last = id.to_owned();
         }
         matches(&step.expect, &outcome)
             .map_err(|error| format!("{}, step {index}: {error}\n  {outcome}", case.id))?;
     }
-    if let Some(rows) = &case.rows {
-        let got: Vec<Value> = world
-            .rows(rows.len())
-            .await
-            .iter()
-            .map(|row| serde_json::to_value(row).expect("a row is JSON"))
-            .collect();
-        matches(&Value::from(rows.clone()), &Value::from(got))
+    if let Some(expected) = &case.rows {
+        let got = rows(door, surroundings, expected.len()).await;
+        matches(&Value::from(expected.clone()), &Value::from(got))
             .map_err(|error| format!("{}, rows: {error}", case.id))?;
     }
     for (name, mock, expected) in [
-        ("received", &world.openai, &case.received),
-        ("backup_received", &world.backup, &case.backup_received),
+        ("received", &surroundings.openai, &case.received),
+        (
+            "backup_received",
+            &surroundings.backup,
+            &case.backup_received,
+        ),
     ] {
         if let Some(expected) = expected {
             let got: Vec<Value> = mock
@@ -94,207 +138,42 @@ pub async fn run<D: Door>(case: &Case) -> Result<(), String> {
                 .map_err(|error| format!("{}, {name}: {error}", case.id))?;
         }
     }
-    world
-        .engine
-        .shutdown(std::time::Duration::from_secs(1))
-        .await;
     Ok(())
 }
 
-fn clone(step: &Step) -> Step {
-    Step {
-        call: step.call.clone(),
-        key: step.key.clone(),
-        body: step.body.clone(),
-        raw_body: step.raw_body.clone(),
-        id: step.id.clone(),
-        user_id: step.user_id.clone(),
-        idempotency_key: step.idempotency_key.clone(),
-        expect: step.expect.clone(),
+/// The rows of the log, oldest first, once there are `count` of them: read through the door, with the admin key.
+async fn rows(door: &dyn Door, surroundings: &Surroundings, count: usize) -> Vec<Value> {
+    let step = Step {
+        call: "requests".to_owned(),
+        key: "admin".to_owned(),
+        ..Step::default()
+    };
+    let mut rows = Vec::new();
+    for _ in 0..LOOKS {
+        let outcome = door.call(surroundings, &step).await;
+        rows = outcome["body"]["data"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if rows.len() >= count {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    rows.reverse();
+    rows
 }
 
-/// Runs every case through a door and fails with all that went wrong.
-pub async fn run_all<D: Door>() {
-    let cases = crate::case::all();
-    assert!(cases.len() >= 20, "the cases are not found");
-    let failures: Vec<String> = futures::stream::iter(&cases)
-        .map(|case| async move {
-            match tokio::time::timeout(std::time::Duration::from_secs(30), run::<D>(case)).await {
-                Ok(outcome) => outcome.err(),
-                Err(_) => Some(format!("{}: not done after 30 s", case.id)),
-            }
-        })
-        .buffer_unordered(4)
-        .filter_map(|failure| async move { failure })
-        .collect()
-        .await;
-    assert!(
-        failures.is_empty(),
-        "{} of {} cases failed:\n{}",
-        failures.len(),
-        cases.len(),
-        failures.join("\n")
-    );
-}
-
-/// The engine called from Rust.
-pub struct RustDoor(Engine);
-
-#[async_trait]
-impl Door for RustDoor {
-    async fn open(world: &World) -> Self {
-        Self(world.engine.clone())
-    }
-
-    async fn call(&self, world: &World, step: &Step) -> Value {
-        let credential = world
-            .key(&step.key)
-            .map_or(Credential::Anonymous, |key| Credential::Key(key.into()));
-        let context = CallContext {
-            user_id: step.user_id.clone(),
-            ..CallContext::new(credential)
-        };
-        let request_id = context.request_id.to_string();
-        let answer = match step.idempotency_key.as_deref().map(IdempotencyKey::parse) {
-            Some(Err(error)) => Err(error),
-            key => {
-                let idempotency_key = key.and_then(Result::ok);
-                let context = CallContext {
-                    idempotency_key,
-                    ..context
-                };
-                self.answer(context, step).await
-            }
-        };
-        let mut outcome = answer.unwrap_or_else(|error| failure(&error));
-        outcome["request_id"] = request_id.into();
-        outcome
-    }
-}
-
-impl RustDoor {
-    async fn answer(&self, context: CallContext, step: &Step) -> Result<Value, Error> {
-        let gateway: &dyn Gateway = &self.0;
-        let body = || {
-            step.raw_body
-                .clone()
-                .unwrap_or_else(|| step.body.to_string())
-                .into()
-        };
-        Ok(match step.call.as_str() {
-            "chat" => {
-                let answer = gateway.chat(context, ChatRequest::parse(body())?).await?;
-                described(&answer.info, &answer.body.to_bytes())
-            }
-            "stream" => {
-                let mut stream = gateway
-                    .chat_stream(context, ChatRequest::parse(body())?)
-                    .await?;
-                let info = stream.info.clone();
-                let mut chunks = Vec::new();
-                let mut error = Value::Null;
-                while let Some(item) = stream.next().await {
-                    match item {
-                        Ok(chunk) => chunks
-                            .push(serde_json::from_slice(&chunk.json()).expect("a chunk is JSON")),
-                        Err(failed) => error = failure(&failed)["error"].clone(),
-                    }
-                }
-                let done = error.is_null();
-                let mut outcome = streamed(chunks, error, done);
-                lay_info(&mut outcome, &info);
-                outcome
-            }
-            "embed" => {
-                let answer = gateway
-                    .embed(context, EmbeddingRequest::parse(body())?)
-                    .await?;
-                described(&answer.info, &answer.body.to_bytes())
-            }
-            "tokens" => {
-                let request = ChatRequest::parse(body())?;
-                json!({"status": 200, "body": gateway.count_tokens(context, request).await?})
-            }
-            "models" => {
-                json!({"status": 200, "body": {"object": "list", "data": gateway.models(context).await?}})
-            }
-            "model" => json!({"status": 200, "body": gateway.model(context, &step.id).await?}),
-            "create_session" => {
-                let new: NewSession =
-                    serde_json::from_value(step.body.clone()).expect("a session body");
-                json!({"status": 200, "body": session(&gateway.create_session(context, new).await?)})
-            }
-            "session" => {
-                json!({"status": 200, "body": session(&gateway.session(context, &step.id).await?)})
-            }
-            "sessions" => {
-                let page = gateway.sessions(context, PageQuery::default()).await?;
-                json!({"status": 200, "body": {"data": page.sessions.iter().map(session).collect::<Vec<_>>()}})
-            }
-            "messages" => {
-                let page = gateway.session_messages(context, &step.id, 0, 100).await?;
-                let compressed = page.session.compressed_count;
-                let data: Vec<Value> = page
-                    .messages
-                    .iter()
-                    .map(|stored| {
-                        let message: Value = serde_json::from_slice(&stored.json).expect("JSON");
-                        json!({
-                            "seq": stored.seq,
-                            "turn": stored.turn,
-                            "compressed": stored.seq <= compressed,
-                            "message": message,
-                        })
-                    })
-                    .collect();
-                json!({"status": 200, "body": {"data": data}})
-            }
-            "delete_session" => {
-                gateway.delete_session(context, &step.id).await?;
-                json!({"status": 204})
-            }
-            "request" => json!({"status": 200, "body": gateway.request(context, &step.id).await?}),
-            other => panic!("no call `{other}`"),
-        })
-    }
-}
-
-fn session(session: &lyss_core::types::Session) -> Value {
-    json!({"id": session.id, "user_id": session.user_id, "message_count": session.message_count, "metadata": session.metadata})
-}
-
-fn described(info: &ReplyInfo, body: &[u8]) -> Value {
-    let mut outcome = json!({"status": 200, "body": serde_json::from_slice::<Value>(body).expect("an answer is JSON")});
-    lay_info(&mut outcome, info);
-    outcome
-}
-
-fn lay_info(outcome: &mut Value, info: &ReplyInfo) {
-    outcome["provider"] = (*info.provider).into();
-    outcome["upstream_model"] = (*info.upstream_model).into();
-    outcome["session_id"] = info.session_id.as_deref().into();
-    outcome["context"] = info.context.map(|context| context.as_str()).into();
-    outcome["attempts"] = info.attempts.into();
-    if info.replay_of.is_some() {
-        outcome["replayed"] = true.into();
-    }
-}
-
-fn failure(error: &Error) -> Value {
-    let mut outcome = json!({
-        "status": error.status(),
-        "should_retry": error.should_retry(),
-        "error": {"code": error.code(), "type": error.type_name(), "param": error.param(), "message": error.message()},
-    });
-    if error.is_replayed() {
-        outcome["replayed"] = true.into();
-    }
-    outcome
-}
-
-/// The outcome of a stream from its chunks.
-pub fn streamed(chunks: Vec<Value>, error: Value, done: bool) -> Value {
+/// The outcome of a stream from its events, each a chunk or `{"error": {…}}`: `"text"`, `"finish_reason"`, `"usage"`,
+/// `"chunks"`, `"done"` (it came to its proper end), `"error"` if it ended so, and `"open"` if its end was not waited for.
+pub fn streamed(events: Vec<Value>, done: bool, open: bool) -> Value {
+    let (errors, chunks): (Vec<Value>, Vec<Value>) = events
+        .into_iter()
+        .partition(|event| event["error"].is_object());
+    assert!(errors.len() < 2, "one error ends a stream");
+    let error = errors
+        .first()
+        .map_or(Value::Null, |event| event["error"].clone());
     let choice = |chunk: &Value| chunk["choices"].get(0).cloned().unwrap_or(Value::Null);
     let text: String = chunks
         .iter()
@@ -322,5 +201,6 @@ pub fn streamed(chunks: Vec<Value>, error: Value, done: bool) -> Value {
         "chunks": chunks.len(),
         "error": error,
         "done": done,
+        "open": open,
     })
 }

@@ -5,10 +5,12 @@
 pub mod case;
 pub mod client;
 pub mod door;
-pub mod http;
+pub mod http_door;
 pub mod matching;
 pub mod pair;
 pub mod process;
+pub mod rust_door;
+pub mod script_door;
 pub mod services;
 pub mod store;
 pub mod world;

@@ -1,12 +1,12 @@
-//! The world of a test: two OpenAI-shaped mock providers and a DashScope one, an engine over SQLite in a directory of
-//! its own, and API keys for two users.
+//! The world of a test: mock providers, a directory with a SQLite database and API keys, a configuration, and an engine.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::Deref, time::Duration};
 
 use lyss_core::{
     Engine, Gateway,
     admission::{KeyHasher, KeyStore, NewKey, load_or_create_pepper},
     config::Config,
+    database::{Database, DatabaseSource},
     gateway::RequestQuery,
     types::{CallContext, Credential, LogRow},
 };
@@ -17,21 +17,21 @@ use serde_json::{Value, json};
 /// The admin key of every world.
 pub const ADMIN_KEY: &str = "admin-key-of-the-test-world";
 
-/// A running engine and what it talks to.
-pub struct World {
-    pub engine: Engine,
+/// What an engine finds around it: two OpenAI-shaped mock providers and a DashScope one, a data directory, a
+/// configuration, and API keys in the database. The engine over it runs in this process, or in another one.
+pub struct Surroundings {
     pub openai: MockProvider,
     pub backup: MockProvider,
     pub aliyun: MockProvider,
     pub dir: tempfile::TempDir,
     pub config: Value,
-    alice: String,
-    bob: String,
+    keys: BTreeMap<String, String>,
 }
 
-impl World {
-    /// Starts a world; `overlay` is laid over its configuration.
-    pub async fn start(overlay: &Value) -> Self {
+impl Surroundings {
+    /// Prepares a world without its engine; `overlay` is laid over the configuration. Beside those of `alice` and `bob`
+    /// there are the keys that `keys` describes, by name.
+    pub async fn prepare(overlay: &Value, keys: &BTreeMap<String, NewKey>) -> Self {
         let start = || MockProvider::start(Options::default()).expect("a free port");
         let (openai, backup, aliyun) = (start(), start(), start());
         let dir = tempfile::tempdir().expect("a directory");
@@ -55,62 +55,96 @@ impl World {
             },
         });
         lay_over(&mut config, overlay);
-        // JSON is YAML.
-        let text = config.to_string();
-        let loaded = Config::parse("case", &text, &Default::default()).unwrap_or_else(|errors| {
-            panic!(
-                "{}",
-                errors
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            )
-        });
-        let engine = Engine::start(loaded.config)
-            .await
-            .expect("the engine starts");
-        let pepper = load_or_create_pepper(dir.path()).expect("a pepper");
-        let store = KeyStore::new(
-            engine.database().clone(),
-            KeyHasher::new(&pepper).expect("a hasher"),
-        );
-        let mut keys = Vec::new();
-        for user in ["alice", "bob"] {
-            let new = NewKey {
-                user_id: Some(user.into()),
-                ..NewKey::default()
-            };
-            keys.push(create(&store, &new).await);
-        }
-        let mut keys = keys.into_iter();
-        let (alice, bob) = (
-            keys.next().expect("two keys"),
-            keys.next().expect("two keys"),
-        );
-        Self {
-            engine,
+        let mut surroundings = Self {
             openai,
             backup,
             aliyun,
             dir,
             config,
-            alice,
-            bob,
-        }
+            keys: BTreeMap::new(),
+        };
+        surroundings.create_keys(keys).await;
+        surroundings
+    }
+
+    /// Starts an engine in this process.
+    pub async fn start_engine(&self) -> Engine {
+        Engine::start(self.parsed())
+            .await
+            .expect("the engine starts")
     }
 
     /// The secret that a step's key name stands for.
     pub fn key(&self, name: &str) -> Option<String> {
         match name {
-            "alice" => Some(self.alice.clone()),
-            "bob" => Some(self.bob.clone()),
             "admin" => Some(ADMIN_KEY.to_owned()),
             "wrong" => {
                 Some("lyss_AAAAAAAAAAAA_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned())
             }
             "none" => None,
-            other => panic!("no key `{other}`"),
+            name => Some(
+                self.keys
+                    .get(name)
+                    .unwrap_or_else(|| panic!("no key `{name}`"))
+                    .clone(),
+            ),
+        }
+    }
+
+    fn parsed(&self) -> Config {
+        // JSON is YAML.
+        let text = self.config.to_string();
+        match Config::parse("case", &text, &Default::default()) {
+            Ok(loaded) => loaded.config,
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                panic!("{}", errors.join("\n"))
+            }
+        }
+    }
+
+    /// Before the engine starts, so that it need not run in this process.
+    async fn create_keys(&mut self, more: &BTreeMap<String, NewKey>) {
+        let source = DatabaseSource::from_config(&self.parsed().data).expect("a database");
+        let database = Database::open(source, 1).expect("a database");
+        database.migrate().await.expect("the migrations run");
+        let pepper = load_or_create_pepper(self.dir.path()).expect("a pepper");
+        let store = KeyStore::new(database, KeyHasher::new(&pepper).expect("a hasher"));
+        let of_user = |user: &str| NewKey {
+            user_id: Some(user.into()),
+            ..NewKey::default()
+        };
+        let mut keys = more.clone();
+        keys.extend(["alice", "bob"].map(|user| (user.to_owned(), of_user(user))));
+        for (name, new) in keys {
+            let created = store.create(new).await.expect("a key is created");
+            self.keys
+                .insert(name, created.secret.expose_secret().to_owned());
+        }
+    }
+}
+
+/// Surroundings with an engine in this process.
+pub struct World {
+    pub engine: Engine,
+    surroundings: Surroundings,
+}
+
+impl Deref for World {
+    type Target = Surroundings;
+
+    fn deref(&self) -> &Surroundings {
+        &self.surroundings
+    }
+}
+
+impl World {
+    /// Starts a world; `overlay` is laid over its configuration.
+    pub async fn start(overlay: &Value) -> Self {
+        let surroundings = Surroundings::prepare(overlay, &BTreeMap::new()).await;
+        Self {
+            engine: surroundings.start_engine().await,
+            surroundings,
         }
     }
 
@@ -137,17 +171,6 @@ impl World {
         rows.reverse();
         rows
     }
-}
-
-async fn create(store: &KeyStore, new: &NewKey) -> String {
-    // The database may still be migrating.
-    for _ in 0..100 {
-        if let Ok(key) = store.create(new.clone()).await {
-            return key.secret.expose_secret().to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("no key could be created");
 }
 
 /// Lays one JSON value over another: objects are merged, everything else replaced; `null` removes.

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use lyss_mock_provider::{MockProvider, Options, Script};
 use lyss_tests::{
-    client::{CHAT, Client, chat},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat},
     process::Setup,
     services,
     store::Store,

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use lyss_mock_provider::{MockProvider, Options};
 use lyss_tests::{
-    client::{CHAT, Client, chat},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat},
     process::{Lyss, Setup, free_port},
     services::Server,
 };

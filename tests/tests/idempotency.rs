@@ -13,8 +13,7 @@ use std::{
 use futures::future::join_all;
 use lyss_mock_provider::{Entry, MockProvider, Options, Outcome, Rule, Script};
 use lyss_tests::{
-    client::{CHAT, Client, chat, is_done},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat, is_done},
     process::{Lyss, Setup},
     services::{self, Server},
     store::{Store, of_model},

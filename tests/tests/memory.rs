@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use lyss_mock_provider::{Flavor, Mem0Fault, MockMem0, MockProvider, Options};
 use lyss_tests::{
-    client::{CHAT, Client, chat, is_done},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat, is_done},
     process::{Lyss, Setup, free_port},
     services,
     store::Store,

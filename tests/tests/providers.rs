@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use lyss_mock_provider::{MockProvider, Options, Rule, Script};
 use lyss_tests::{
-    client::{Client, chat},
-    http::Answer,
+    client::{Answer, Client, chat},
     process::Setup,
     services,
     store::Store,

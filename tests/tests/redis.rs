@@ -12,8 +12,7 @@ use std::{
 
 use lyss_mock_provider::{MockProvider, Options, Script};
 use lyss_tests::{
-    client::{CHAT, Client, chat, is_done},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat, is_done},
     process::Setup,
     services::Server,
 };

@@ -8,8 +8,7 @@ use http::Method;
 use lyss_core::admission::{KeyHasher, KeyStore, NewKey, load_or_create_pepper};
 use lyss_http::routes::{Policy, Route, table};
 use lyss_tests::{
-    client::{Client, chat},
-    http::Answer,
+    client::{Answer, Client, chat},
     world::World,
 };
 use secrecy::ExposeSecret;

@@ -9,8 +9,7 @@ use std::{
 use futures::future::join_all;
 use lyss_mock_provider::{MockProvider, Script};
 use lyss_tests::{
-    client::{CHAT, Client, chat, is_done},
-    http::Answer,
+    client::{Answer, CHAT, Client, chat, is_done},
     pair::{Pair, unique},
 };
 use serde_json::{Value, json};

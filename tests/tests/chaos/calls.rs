@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use lyss_mock_provider::{MockProvider, Rule, Script};
-use lyss_tests::{
-    client::{CHAT, Client, is_done},
-    http::Answer,
-};
+use lyss_tests::client::{Answer, CHAT, Client, is_done};
 use serde_json::{Value, json};
 
 /// The only model: one whose vocabulary is known, so that what was delivered is counted and not estimated.
