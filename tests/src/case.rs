@@ -45,7 +45,7 @@ pub struct Case {
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// `chat`, `stream`, `embed`, `tokens`, `models`, `model`, `create_session`, `session`, `sessions`, `messages`,
-    /// `delete_session`, `requests`, `request`, `usage`; `rest` reads a held stream to its end, `drop` lets go of it.
+    /// `delete_session`, `requests`, `request`, `usage`, `admin`; `rest` reads a held stream to its end, `drop` lets go of it.
     pub call: String,
     /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`, or one of the case's own.
     #[serde(default = "alice")]
@@ -55,8 +55,8 @@ pub struct Step {
     pub body: Value,
     /// The body as text, where it is not JSON.
     pub raw_body: Option<String>,
-    /// The id in the path: of a model, a session or a request (`$last` is the last call's request id); of `rest` and `drop`
-    /// the name of the stream.
+    /// The id in the path: of a model, a session or a request (`$last` is the last call's request id); of `admin` what
+    /// is listed (`keys`, `budgets`, `prices`, `providers`, `routing_rules`); of `rest` and `drop` the name of the stream.
     #[serde(default)]
     pub id: String,
     /// The query parameter `user_id`.

@@ -186,6 +186,7 @@ fn line(step: &Step) -> (&'static str, String) {
         "requests" => ("GET", format!("/v1/requests{query}")),
         "request" => ("GET", format!("/v1/requests/{id}{query}")),
         "usage" => ("GET", format!("/v1/usage{query}")),
+        "admin" => ("GET", format!("/v1/admin/{}", step.id.replace('_', "-"))),
         other => panic!("no call `{other}`"),
     }
 }

@@ -153,7 +153,23 @@ impl RustDoor {
             "usage" => {
                 json!({"status": 200, "body": {"data": gateway.usage(context, query::<UsageQuery>(step)).await?}})
             }
+            "admin" => {
+                json!({"status": 200, "body": {"data": self.listed(context, &step.id).await?}})
+            }
             other => panic!("no call `{other}`"),
+        })
+    }
+
+    /// What an admin lists.
+    async fn listed(&self, context: CallContext, what: &str) -> Result<Value, Error> {
+        let gateway: &dyn Gateway = &self.engine;
+        Ok(match what {
+            "keys" => json!(gateway.keys(context).await?),
+            "budgets" => json!(gateway.budgets(context).await?),
+            "prices" => json!(gateway.prices(context).await?),
+            "providers" => json!(gateway.admin_providers(context).await?),
+            "routing_rules" => json!(gateway.routing_rules(context).await?),
+            other => panic!("no list `{other}`"),
         })
     }
 
