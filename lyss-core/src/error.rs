@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use crate::types::Usage;
+use crate::types::{RequestId, Usage};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -159,6 +159,8 @@ error_table! {
     StoreUnavailable => "store_unavailable", 503, "overloaded_error", 14, Gateway, true;
     /// The billing spool cannot take another record.
     BillingSpoolFull => "billing_spool_full", 503, "overloaded_error", 14, Gateway, true;
+    /// The Lyss service that the call was to be passed on to cannot be reached, or was lost before it answered.
+    ServiceUnreachable => "service_unreachable", 503, "overloaded_error", 14, Gateway, true;
     /// The provider did not answer in time.
     UpstreamTimeout => "upstream_timeout", 504, "timeout_error", 4, Upstream, false;
 }
@@ -176,6 +178,7 @@ struct Inner {
     work: Work,
     exhausted: bool,
     replayed: bool,
+    request_id: Option<RequestId>,
     provider: Option<String>,
     upstream: Option<Upstream>,
     usage: Option<Usage>,
@@ -204,6 +207,7 @@ impl Error {
             work: Work::None,
             exhausted: false,
             replayed: false,
+            request_id: None,
             provider: None,
             upstream: None,
             usage: None,
@@ -279,6 +283,18 @@ impl Error {
     pub fn replayed(mut self) -> Self {
         self.0.replayed = true;
         self
+    }
+
+    /// Keeps the id under which a service that was called knows the request.
+    pub(crate) fn with_request_id(mut self, id: Option<RequestId>) -> Self {
+        self.0.request_id = id;
+        self
+    }
+
+    /// The id under which the service that answered so knows the request; `None` for what this gateway says itself, about
+    /// the request of the [`CallContext`](crate::types::CallContext).
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.0.request_id
     }
 
     /// Whether the error is the answer that was given before.

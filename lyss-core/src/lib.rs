@@ -72,6 +72,9 @@ mod secret_file;
 #[cfg(feature = "redis")]
 pub mod redis;
 
+// A service in the engine's place.
+pub mod remote;
+
 // Metrics.
 pub mod telemetry;
 
@@ -82,3 +85,4 @@ pub mod testing;
 pub use engine::{Engine, EngineBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use gateway::Gateway;
+pub use remote::RemoteGateway;

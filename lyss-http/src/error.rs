@@ -14,7 +14,7 @@ pub(crate) const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 
 /// The answer to a request that failed.
 pub(crate) fn response(error: &Error, id: RequestId) -> Response {
-    let id = id.to_string();
+    let id = error.request_id().unwrap_or(id).to_string();
     let mut response = Response::new(Body::from(error.to_json(Some(&id))));
     *response.status_mut() =
         StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

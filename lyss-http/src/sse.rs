@@ -143,7 +143,8 @@ impl Events {
     /// One error event and the end, without `[DONE]`: SDKs take a clean end for a complete answer.
     fn fail(&mut self, error: &Error) -> Poll<Option<Bytes>> {
         self.source = Source::Finished;
-        let json = error.to_json(Some(&self.id.to_string()));
+        let id = error.request_id().unwrap_or(self.id);
+        let json = error.to_json(Some(&id.to_string()));
         Poll::Ready(Some(format!("data: {json}\n\n").into()))
     }
 }

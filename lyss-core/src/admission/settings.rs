@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::scope::{Scope, Scopes};
 use crate::{
     config::BudgetPeriod,
     error::{Error, Result},
-    types::{OnDisconnect, Pico},
+    types::{OnDisconnect, Pico, log::rfc3339},
 };
 
 /// The longest name, user and model name of a key, in bytes.
@@ -17,7 +17,7 @@ const TEXT_MOST: usize = 256;
 const MODELS_MOST: usize = 1000;
 
 /// What a new key is to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewKey {
     /// The user that it speaks for; `None` if its calls may name one.
@@ -41,7 +41,11 @@ pub struct NewKey {
     /// What becomes of its calls when their caller goes away; `None` for the gateway's default.
     pub on_disconnect: Option<OnDisconnect>,
     /// When it ends, in milliseconds since the Unix epoch; `None` for never. In JSON `expires_at`, RFC 3339.
-    #[serde(rename = "expires_at", deserialize_with = "time")]
+    #[serde(
+        rename = "expires_at",
+        serialize_with = "write_time",
+        deserialize_with = "time"
+    )]
     pub expires_ms: Option<i64>,
 }
 
@@ -58,34 +62,40 @@ pub struct KeyBudget {
 }
 
 /// What is to be different about a key; what is absent stays, what is `null` is taken away (RFC 7396).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyChanges {
     /// What the operator calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What it may be used for.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Option<Scopes>>,
     /// Models that it is limited to.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub models: Option<Option<Vec<String>>>,
     /// Requests in any 60 s.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub rpm: Option<Option<u64>>,
     /// Tokens in any 60 s.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Option<u64>>,
     /// Requests at once.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub concurrent: Option<Option<u64>>,
     /// What may be spent with it.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub budget: Option<Option<KeyBudget>>,
     /// What becomes of its calls when their caller goes away.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<Option<OnDisconnect>>,
     /// When it ends (RFC 3339).
-    #[serde(rename = "expires_at", deserialize_with = "given_time")]
+    #[serde(
+        rename = "expires_at",
+        serialize_with = "write_given_time",
+        deserialize_with = "given_time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_ms: Option<Option<i64>>,
 }
 
@@ -94,6 +104,17 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
+}
+
+fn write_time<S: Serializer>(ms: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    ms.map(rfc3339).serialize(serializer)
+}
+
+fn write_given_time<S: Serializer>(
+    ms: &Option<Option<i64>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    write_time(&ms.flatten(), serializer)
 }
 
 fn given_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
@@ -222,6 +243,24 @@ mod tests {
 
     fn changes(json: &str) -> KeyChanges {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn changes_are_written_as_they_are_read() {
+        for json in [
+            "{}",
+            r#"{"rpm":null,"expires_at":null}"#,
+            r#"{"name":"n","scopes":["chat"],"tpm":5,"expires_at":"2027-01-31T12:00:00.000Z"}"#,
+        ] {
+            assert_eq!(serde_json::to_string(&changes(json)).unwrap(), json);
+        }
+        let key = NewKey {
+            name: "ci".into(),
+            expires_ms: Some(1_800_000_000_000),
+            ..NewKey::default()
+        };
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(serde_json::from_str::<NewKey>(&json).unwrap(), key);
     }
 
     #[test]

@@ -42,13 +42,13 @@ pub(super) async fn limit(
     };
     match inner.callers.admit(asking).await {
         Ok((admitted, status)) => {
-            context.rate.set(status);
+            context.report.set_rate(status);
             record.admitted(admitted);
             Ok(())
         }
         Err(refused) => {
             if let Some(limit) = refused.limit {
-                context.rate.set(refused.status);
+                context.report.set_rate(refused.status);
                 inner.metrics.callers.refused(limit.name());
             }
             Err(refused.error)

@@ -2,7 +2,7 @@
 //! timeouts, limits and metrics are layers around it (`resilience/`).
 
 pub mod dashscope;
-mod failure;
+pub(crate) mod failure;
 pub mod openai;
 pub mod preset;
 pub mod registry;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Instant};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::rate::RateReport;
+use super::report::CallReport;
 use crate::admission::{Bearer, KeyRecord, Scope, Scopes};
 
 /// The id of one request: a UUIDv7, always made by the gateway. The log row's time is computed from it, so that a
@@ -154,8 +154,8 @@ pub struct CallContext {
     pub idempotency_key: Option<IdempotencyKey>,
     /// When the request arrived, on the monotonic clock.
     pub started: Instant,
-    /// Where the engine tells what is left of the caller's limits.
-    pub rate: RateReport,
+    /// Where the gateway leaves what is told of the call beside its answer.
+    pub report: CallReport,
 }
 
 impl CallContext {
@@ -168,7 +168,7 @@ impl CallContext {
             user_id: None,
             idempotency_key: None,
             started: Instant::now(),
-            rate: RateReport::default(),
+            report: CallReport::default(),
         }
     }
 

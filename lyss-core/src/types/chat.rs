@@ -31,6 +31,8 @@ pub struct ChatRequest {
     fresh_session: bool,
     user_id: Option<String>,
     user: Option<String>,
+    /// Members that were left of the text.
+    kept: usize,
 }
 
 /// One message of a conversation, as an object over its bytes.
@@ -94,6 +96,7 @@ impl ChatRequest {
         body.remove("session_id");
         body.remove("user_id");
         Ok(Self {
+            kept: body.len(),
             body,
             model,
             stream,
@@ -229,6 +232,21 @@ impl ChatRequest {
     /// The body in slices, as it would go to an OpenAI-compatible service.
     pub fn to_segments(&self) -> Segments {
         self.body.to_segments()
+    }
+
+    /// The body as it would go to a Lyss service, which takes `session_id` and `user_id`: the very bytes that came, unless
+    /// something was changed.
+    pub(crate) fn as_received(&self) -> Segments {
+        if !self.body.is_changed() && self.body.len() == self.kept && !self.fresh_session {
+            return Segments(vec![self.body.received().clone()]);
+        }
+        let mut body = self.body.clone();
+        for (name, value) in [("session_id", &self.session_id), ("user_id", &self.user_id)] {
+            if let Some(value) = value {
+                body.set_str(name, value);
+            }
+        }
+        body.to_segments()
     }
 }
 
@@ -439,6 +457,30 @@ mod tests {
         assert_eq!(
             request.to_segments().into_bytes(),
             r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":null,"user":"x"}"#
+        );
+    }
+
+    #[test]
+    fn a_service_of_ours_gets_the_bytes_that_came() {
+        let text = r#"{"session_id":"s", "model":"m","messages":[{"role":"user"}],"user_id":null}"#;
+        let mut request = parse(text).unwrap();
+        assert_eq!(request.as_received().into_bytes(), text);
+        request.set_model("n");
+        assert_eq!(
+            request.as_received().into_bytes(),
+            r#"{"model":"n","messages":[{"role":"user"}],"session_id":"s"}"#
+        );
+        let mut request = parse(text).unwrap();
+        request.set_fresh_session("t".into());
+        assert_eq!(
+            request.as_received().into_bytes(),
+            r#"{"model":"m","messages":[{"role":"user"}],"session_id":"t"}"#
+        );
+        let mut request = parse(text).unwrap();
+        request.body_mut().remove("messages");
+        assert_eq!(
+            request.as_received().into_bytes(),
+            r#"{"model":"m","session_id":"s"}"#
         );
     }
 

@@ -23,6 +23,8 @@ pub struct EmbeddingRequest {
     user_id: Option<String>,
     user: Option<String>,
     base64: bool,
+    /// Members that were left of the text.
+    kept: usize,
 }
 
 /// The input of an embeddings request.
@@ -63,6 +65,7 @@ impl EmbeddingRequest {
         let user = name_field(&body, "user")?;
         body.remove("user_id");
         Ok(Self {
+            kept: body.len(),
             body,
             model,
             user_id,
@@ -154,6 +157,19 @@ impl EmbeddingRequest {
     /// The body in slices.
     pub fn to_segments(&self) -> Segments {
         self.body.to_segments()
+    }
+
+    /// The body as it would go to a Lyss service, which takes `user_id`: the very bytes that came, unless something was
+    /// changed.
+    pub(crate) fn as_received(&self) -> Segments {
+        if !self.body.is_changed() && self.body.len() == self.kept {
+            return Segments(vec![self.body.received().clone()]);
+        }
+        let mut body = self.body.clone();
+        if let Some(user) = &self.user_id {
+            body.set_str("user_id", user);
+        }
+        body.to_segments()
     }
 }
 

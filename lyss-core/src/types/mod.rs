@@ -11,6 +11,7 @@ pub mod money;
 pub mod rate;
 pub mod raw;
 pub mod reply;
+pub mod report;
 mod scan;
 pub mod session;
 pub mod usage;

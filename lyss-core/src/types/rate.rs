@@ -1,9 +1,6 @@
 //! What is left of a caller's limits, as the answer tells it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// What is left of a caller's limits, once its call has taken its own share or has been refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,21 +22,4 @@ pub struct WindowStatus {
     pub remaining: u64,
     /// After so long without a call the whole limit is free again.
     pub reset: Duration,
-}
-
-/// Where the engine leaves the [`RateStatus`] of a call for the door that it came through, whether it ends in an answer,
-/// a stream or an error. Clones are the same place.
-#[derive(Debug, Clone, Default)]
-pub struct RateReport(Arc<OnceLock<RateStatus>>);
-
-impl RateReport {
-    /// What is left; `None` for a caller without limits, and before they were looked at.
-    pub fn status(&self) -> Option<RateStatus> {
-        self.0.get().copied()
-    }
-
-    /// Leaves what is left. The first word stands.
-    pub(crate) fn set(&self, status: RateStatus) {
-        let _ = self.0.set(status);
-    }
 }

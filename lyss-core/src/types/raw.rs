@@ -238,6 +238,11 @@ impl RawObject {
         }
     }
 
+    /// Whether a member has been set since the text was parsed.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.members.iter().any(|member| member.new.is_some())
+    }
+
     /// The object as text, in slices: the original bytes where nothing was edited.
     pub fn to_segments(&self) -> Segments {
         if !self.edited {

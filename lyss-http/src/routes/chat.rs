@@ -18,6 +18,7 @@ static X_SESSION_ID: HeaderName = HeaderName::from_static("x-lyss-session-id");
 static X_MEMORY: HeaderName = HeaderName::from_static("x-lyss-memory");
 static X_ATTEMPTS: HeaderName = HeaderName::from_static("x-lyss-attempts");
 static X_MAX_TOKENS_CLAMPED: HeaderName = HeaderName::from_static("x-lyss-max-tokens-clamped");
+static X_REPLAY_OF: HeaderName = HeaderName::from_static("x-lyss-replay-of");
 static X_CONTEXT: HeaderName = HeaderName::from_static("x-lyss-context");
 
 pub(super) async fn create(mut call: Call) -> Result<Response> {
@@ -63,8 +64,12 @@ pub(super) fn unary(info: &ReplyInfo, segments: lyss_core::types::Segments) -> R
 /// Sets the `x-lyss-*` headers.
 pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     let headers = response.headers_mut();
-    error::insert(headers, &X_PROVIDER, &info.provider);
-    error::insert(headers, &X_MODEL, &info.upstream_model);
+    // A service that this gateway calls may have begun its stream before it knew.
+    if !info.provider.is_empty() {
+        error::insert(headers, &X_PROVIDER, &info.provider);
+        error::insert(headers, &X_MODEL, &info.upstream_model);
+        headers.insert(X_ATTEMPTS.clone(), info.attempts.into());
+    }
     if let Some(session) = &info.session_id {
         error::insert(headers, &X_SESSION_ID, session);
     }
@@ -74,8 +79,8 @@ pub(crate) fn describe(response: &mut Response, info: &ReplyInfo) {
     if let Some(limit) = info.max_tokens_clamped {
         headers.insert(X_MAX_TOKENS_CLAMPED.clone(), limit.into());
     }
-    headers.insert(X_ATTEMPTS.clone(), info.attempts.into());
-    if info.replay_of.is_some() {
+    if let Some(original) = info.replay_of {
+        error::insert(headers, &X_REPLAY_OF, &original.to_string());
         headers.insert(
             error::IDEMPOTENT_REPLAYED,
             http::HeaderValue::from_static("true"),

@@ -218,7 +218,7 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         Ok(context) => context,
         Err(error) => return refusal(&app, &error),
     };
-    let (id, rate) = (context.request_id, context.rate.clone());
+    let (id, report) = (context.request_id, context.report.clone());
     let param = match RawPathParams::from_request_parts(&mut parts, &()).await {
         Ok(params) => params
             .iter()
@@ -244,6 +244,8 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         answer = answer => answer,
         () = cut.cancelled() => Ok(Err(shutting_down())),
     };
+    // What another service has answered is known there under its own id.
+    let id = report.request_id().unwrap_or(id);
     let mut response = match answer {
         Ok(Ok(mut response)) => {
             let mut text = uuid::Uuid::encode_buffer();
@@ -255,7 +257,7 @@ async fn dispatch(app: Arc<App>, policy: Policy, handler: Handler, request: Requ
         // The panic hook has logged it; the caller learns the id and nothing else.
         Err(_) => error::response(&internal(), id),
     };
-    if let Some(status) = rate.status() {
+    if let Some(status) = report.rate() {
         rate::describe(response.headers_mut(), &status);
     }
     response

@@ -21,6 +21,8 @@ struct Shown {
     user_id: String,
     message_count: u64,
     token_count: u64,
+    /// How many of the messages, from the first, are no longer sent one by one.
+    compressed_count: u64,
     created_at: String,
     last_activity: String,
     status: SessionStatus,
@@ -35,6 +37,7 @@ impl From<Session> for Shown {
             user_id: session.user_id,
             message_count: session.message_count,
             token_count: session.token_count,
+            compressed_count: session.compressed_count,
             created_at: rfc3339(session.created_ms),
             last_activity: rfc3339(session.last_activity_ms),
             status: session.status,
