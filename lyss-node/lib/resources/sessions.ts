@@ -1,0 +1,66 @@
+/** `gw.sessions`, `gw.requests`: what the gateway keeps of conversations and calls. */
+
+import { below, type Client, type RequestOptions } from "../client";
+import type { WithMeta } from "../meta";
+import type {
+  Page,
+  PageParams,
+  RequestListParams,
+  RequestRecord,
+  Session,
+  SessionCreateParams,
+  SessionMessage,
+} from "../types/records";
+
+/** Whose. The process itself names a user here, or by `withOptions({ userId })`; the holder of a key needs none. */
+export interface Owner {
+  user_id?: string;
+}
+
+export class Sessions {
+  #client: Client;
+  /** @internal */
+  constructor(client: Client) {
+    this.#client = client;
+  }
+
+  create(params: SessionCreateParams = {}, options?: RequestOptions): Promise<Session & WithMeta> {
+    return this.#client.json("POST", "/v1/sessions", { body: params, user: "body" }, options);
+  }
+
+  list(params: Owner & PageParams = {}, options?: RequestOptions): Promise<Page<Session> & WithMeta> {
+    return this.#client.json("GET", "/v1/sessions", { query: { ...params } }, options);
+  }
+
+  retrieve(id: string, params: Owner = {}, options?: RequestOptions): Promise<Session & WithMeta> {
+    return this.#client.json("GET", below("/v1/sessions", id), { query: { ...params } }, options);
+  }
+
+  /** The stored messages, oldest first. */
+  messages(id: string, params: Owner & PageParams & { after?: number } = {}, options?: RequestOptions): Promise<Page<SessionMessage> & WithMeta> {
+    return this.#client.json("GET", below("/v1/sessions", id, "/messages"), { query: { ...params } }, options);
+  }
+
+  /** Forgets a session; also done if there was none. */
+  delete(id: string, params: Owner = {}, options?: RequestOptions): Promise<void> {
+    return this.#client.done("DELETE", below("/v1/sessions", id), { query: { ...params } }, options);
+  }
+}
+
+export class Requests {
+  #client: Client;
+  /** @internal */
+  constructor(client: Client) {
+    this.#client = client;
+  }
+
+  /** The request log, newest first. A call is in it a moment after its answer. */
+  list(params: RequestListParams = {}, options?: RequestOptions): Promise<Page<RequestRecord> & WithMeta> {
+    return this.#client.json("GET", "/v1/requests", { query: { ...params } }, options);
+  }
+
+  /** One request with its routing decision: `gw.requests.retrieve(answer.meta.requestId)`. */
+  retrieve(id: string, params: Owner = {}, options?: RequestOptions): Promise<RequestRecord & WithMeta> {
+    return this.#client.json("GET", below("/v1/requests", id), { query: { ...params } }, options);
+  }
+}

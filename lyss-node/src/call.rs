@@ -1,0 +1,206 @@
+//! One call: its task, its stream, its end.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use http::{HeaderMap, Request, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use lyss_core::types::Credential;
+use lyss_http::InProcess;
+use napi::Result;
+use napi_derive::napi;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    inbox::{Event, Inbox, Payload},
+    runtime::runtime,
+};
+
+/// What of a stream is handed over at once, at most: bytes that had come already.
+const PIECE: usize = 64 << 10;
+
+/// A call that was made. When the last reference to it is collected, the call ends.
+#[napi]
+pub struct Call(Arc<State>);
+
+/// What the task and the handle share.
+pub(crate) struct State {
+    id: u32,
+    /// Whether bodies are wanted as strings.
+    text: bool,
+    inbox: Inbox,
+    /// The call is not wanted any more.
+    cancel: CancellationToken,
+    /// The gateway ends.
+    closing: CancellationToken,
+    /// The stream while nobody pulls it.
+    body: Mutex<Option<Body>>,
+}
+
+#[napi]
+impl Call {
+    /// Asks for what comes next of a stream: `Data` with at least one event, or `End`.
+    #[napi]
+    pub fn pull(&self) -> Result<()> {
+        let state = Arc::clone(&self.0);
+        runtime()?.spawn(async move { state.pull().await });
+        Ok(())
+    }
+
+    /// Ends the call, also upstream. Nothing more is heard of it.
+    #[napi]
+    pub fn cancel(&self) {
+        self.0.cancel.cancel();
+        let body = self.0.body.lock().take();
+        if let (Some(body), Ok(runtime)) = (body, runtime()) {
+            // A stream that is dropped may be read on for a while, which takes a task.
+            let _context = runtime.enter();
+            drop(body);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl Call {
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// No runtime.
+    pub(crate) fn start(
+        id: u32,
+        text: bool,
+        inbox: Inbox,
+        closing: CancellationToken,
+        gateway: Arc<InProcess>,
+        request: Request<Body>,
+        credential: Credential,
+    ) -> Result<Self> {
+        let state = Arc::new(State {
+            id,
+            text,
+            inbox,
+            cancel: CancellationToken::new(),
+            closing,
+            body: Mutex::new(None),
+        });
+        let task = Arc::clone(&state);
+        runtime()?.spawn(async move {
+            let answer = task.answer(&gateway, request, credential);
+            if let Some(event) = task.unless_ended(answer).await {
+                task.inbox.send(task.id, event);
+            }
+        });
+        Ok(Self(state))
+    }
+}
+
+impl State {
+    /// What comes of a future; nothing once the call is not wanted any more.
+    async fn unless_ended(&self, work: impl Future<Output = Event>) -> Option<Event> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => None,
+            event = work => Some(event),
+            () = self.closing.cancelled() => Some(Event::Cut),
+        }
+    }
+
+    async fn answer(
+        &self,
+        gateway: &InProcess,
+        request: Request<Body>,
+        credential: Credential,
+    ) -> Event {
+        let (head, body) = gateway.call(request, credential).await.into_parts();
+        let status = head.status.as_u16();
+        let headers = lines(&head.headers);
+        if is_stream(&head.headers) {
+            *self.body.lock() = Some(body);
+            return Event::Head(status, headers, None);
+        }
+        // Bodies of answers in this process cannot break off.
+        let body = body.collect().await.map(|body| body.to_bytes());
+        let payload = Payload::new(body.unwrap_or_default(), self.text);
+        Event::Head(status, headers, Some(payload))
+    }
+
+    async fn pull(&self) {
+        let taken = self.body.lock().take();
+        let Some(mut body) = taken else {
+            self.inbox.send(self.id, Event::End);
+            return;
+        };
+        let event = self.unless_ended(piece(&mut body, self.text)).await;
+        let goes_on = matches!(event, Some(Event::Data(_)));
+        if goes_on {
+            *self.body.lock() = Some(body);
+            if self.cancel.is_cancelled() {
+                // Cancelled in between: nobody else will drop it.
+                self.body.lock().take();
+            }
+        }
+        if let Some(event) = event {
+            self.inbox.send(self.id, event);
+        }
+    }
+}
+
+/// The next events: waits for the first, and takes those along that are there.
+async fn piece(body: &mut Body, text: bool) -> Event {
+    let Some(first) = data(body.frame().await) else {
+        return Event::End;
+    };
+    let mut more = BytesMut::new();
+    while first.len() + more.len() < PIECE {
+        match body.frame().now_or_never().map(data) {
+            Some(Some(next)) => {
+                if more.is_empty() {
+                    more.reserve(first.len() + 4 * next.len());
+                    more.extend_from_slice(&first);
+                }
+                more.extend_from_slice(&next);
+            }
+            // The end is found again by the next pull.
+            Some(None) | None => break,
+        }
+    }
+    let all = if more.is_empty() {
+        first
+    } else {
+        more.freeze()
+    };
+    Event::Data(Payload::new(all, text))
+}
+
+fn data<E>(frame: Option<std::result::Result<Frame<Bytes>, E>>) -> Option<Bytes> {
+    frame?.ok()?.into_data().ok()
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Headers as lines, name and value in turn: one string costs less than twenty.
+fn lines(headers: &HeaderMap) -> String {
+    let mut text = String::with_capacity(32 * headers.len());
+    for (name, value) in headers {
+        if let Ok(value) = value.to_str() {
+            text.push_str(name.as_str());
+            text.push('\n');
+            text.push_str(value);
+            text.push('\n');
+        }
+    }
+    text
+}
