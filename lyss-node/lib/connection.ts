@@ -39,7 +39,7 @@ export interface Sent {
   timeout?: number | undefined;
 }
 
-export type Source = { kind: "default" | "file" | "text"; text: string };
+export type Source = { kind: "default" | "file" | "text" | "connect"; text: string };
 
 /** Holds the event loop while somebody waits for a call, in any gateway; an idle gateway does not keep a process alive. */
 const alive = {
@@ -97,7 +97,15 @@ export class Connection {
     if (opened.kind === Kind.Opened) return connection;
     const said = JSON.parse(opened.text) as { config?: string[] };
     if (said.config) throw new ConfigError(said.config);
-    throw errorOfBody(500, opened.text, new Meta(""));
+    throw new ConfigError([errorOfBody(500, opened.text, new Meta("")).message]);
+  }
+
+  static connect(options: string): Connection {
+    try {
+      return new Connection({ kind: "connect", text: options });
+    } catch (error) {
+      throw new ConfigError([(error as Error).message]);
+    }
   }
 
   /** Begins a call. */

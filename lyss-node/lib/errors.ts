@@ -49,7 +49,9 @@ export class APIError extends LyssError {
   /** What the gateway says about the call. */
   declare readonly meta: Meta;
 
-  constructor(status: number | undefined, error: ErrorBody | undefined, message?: string, meta: Meta = new Meta("")) {
+  /** As in the `openai` package: the status, the envelope, another message, the headers. */
+  constructor(status: number | undefined, error: ErrorBody | undefined, message?: string, headers?: Meta | Readonly<Record<string, string>>) {
+    const meta = headers instanceof Meta ? headers : Meta.of(headers);
     super(message ?? error?.message ?? (status === undefined ? "the call failed" : `status ${status} without a message`));
     this.status = status;
     this.code = error?.code ?? null;
@@ -111,19 +113,15 @@ export class InternalServerError extends APIError {
   declare readonly status: number;
 }
 
-/** No answer: the service cannot be reached. */
+/** No answer: the service that the gateway is connected to cannot be reached, or was lost before it answered. */
 export class APIConnectionError extends APIError {
   override name = "APIConnectionError";
-  constructor(message: string, options?: ErrorOptions) {
-    super(undefined, undefined, message);
-    if (options?.cause !== undefined) this.cause = options.cause;
-  }
 }
 /** No answer within `timeout`. */
 export class APITimeoutError extends APIConnectionError {
   override name = "APITimeoutError";
   constructor(ms: number) {
-    super(`no answer within the timeout of ${ms} ms; the call was cancelled`);
+    super(undefined, undefined, `no answer within the timeout of ${ms} ms; the call was cancelled`);
   }
 }
 /** The name that the `openai` package has for it. */
@@ -139,7 +137,7 @@ export class APIUserAbortError extends APIError {
   }
 }
 
-type Class = new (status: number, error: ErrorBody | undefined, message: string | undefined, meta: Meta) => APIError;
+type Class = new (status: number, error: ErrorBody | undefined, message: string | undefined, headers: Meta) => APIError;
 
 const CLASSES: Record<number, Class> = {
   400: BadRequestError,
@@ -169,7 +167,7 @@ const STATUS_OF_TYPE: Record<string, number> = {
 
 /** The error that an answer with this status is. */
 export function errorOf(status: number, error: ErrorBody | undefined, meta: Meta): APIError {
-  // A service that cannot be reached is an answer of the connection, not of the service.
+  if (error?.code === "service_unreachable") return new APIConnectionError(status, error, undefined, meta);
   const known = CLASSES[status] ?? (status >= 500 ? InternalServerError : APIError);
   return new known(status, error, undefined, meta);
 }

@@ -19,6 +19,18 @@ export interface OpenOptions extends ClientOptions {
   dataDir?: string;
 }
 
+/** How a service is called. */
+export interface ConnectOptions extends Omit<ClientOptions, "apiKey"> {
+  /** The key of the calls; none for a service that asks for none. `withOptions({ apiKey })` makes calls with another. */
+  apiKey?: string;
+  /** Milliseconds for name resolution, TCP and TLS together; 5,000 by default. */
+  connectTimeout?: number;
+  /** A PEM file of further certificate authorities to trust. */
+  caFile?: string;
+  /** An HTTP proxy, `http://[user:password@]host[:port]`. */
+  proxy?: string;
+}
+
 /** How a gateway ends. */
 export interface CloseOptions {
   /** Milliseconds that running calls have to end on their own; 5,000 by default. */
@@ -76,6 +88,16 @@ export class Gateway implements AsyncDisposable {
   static async open(config?: string | URL | object | null, options: OpenOptions = {}): Promise<Gateway> {
     const { dataDir, ...client } = options;
     return new Gateway(new Client(await Connection.open(sourceOf(config, dataDir)), client));
+  }
+
+  /**
+   * Connects to a Lyss service at `http://host:8000`, with or without `/v1`. The connection is made by the first call;
+   * one that cannot be made is an `APIConnectionError` of that call.
+   */
+  static connect(url: string | URL, options: ConnectOptions = {}): Gateway {
+    const { apiKey, connectTimeout, caFile, proxy, ...client } = options;
+    const remote = { url: String(url), api_key: apiKey, connect_timeout_ms: connectTimeout, ca_file: caFile, proxy };
+    return new Gateway(new Client(Connection.connect(JSON.stringify(remote)), client));
   }
 
   /** The same gateway with calls made for somebody else, or in another way. Nothing needs to be closed. */

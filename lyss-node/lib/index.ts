@@ -1,6 +1,6 @@
 /** Lyss: an AI gateway in this process, or a connection to one. */
 
-export { Gateway, type CloseOptions, type OpenOptions } from "./gateway";
+export { Gateway, type CloseOptions, type ConnectOptions, type OpenOptions } from "./gateway";
 export type { ClientOptions, Query, QueryValue, RequestOptions } from "./client";
 export {
   APIConnectionError,

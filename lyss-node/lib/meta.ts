@@ -9,6 +9,11 @@ export class Meta {
     Object.defineProperty(this, Symbol.for("nodejs.util.inspect.custom"), { value: () => this.toJSON() });
   }
 
+  /** @internal */
+  static of(headers: Readonly<Record<string, string>> = {}): Meta {
+    return new Meta(Object.entries(headers).map(([name, value]) => `${name.toLowerCase()}\n${value}\n`).join(""));
+  }
+
   /** A header by its name in lower case. */
   get(name: string): string | null {
     return this.#read().get(name) ?? null;

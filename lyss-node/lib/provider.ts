@@ -44,6 +44,8 @@ interface Running {
   controller: AbortController;
   /** The events of a stream, as they are sent. */
   events?: AsyncIterator<string>;
+  /** Whether the stream has begun: what goes wrong then is an event of it. */
+  begun?: boolean;
 }
 
 /** The providers of one gateway, and what they have been asked. */
@@ -93,6 +95,7 @@ export class Providers {
       const { done, value } = await running.events.next();
       if (!this.#running.has(id)) return;
       if (done) this.#running.delete(id);
+      running.begun = true;
       this.replies.answer(id, 200, null, done ? "data: [DONE]\n\n" : value, !done);
     } catch (error) {
       this.#fail(id, error);
@@ -112,14 +115,17 @@ export class Providers {
   }
 
   #fail(id: number, error: unknown): void {
-    if (!this.#running.delete(id)) return;
+    const running = this.#running.get(id);
+    if (!running) return;
+    this.#running.delete(id);
     const known = error instanceof APIError && error.status !== undefined;
     if (!known) process.emitWarning(`a provider failed: ${(error as Error)?.stack ?? String(error)}`, "LyssProviderWarning");
     const said = known
       ? { message: error.message, type: error.type, code: error.code, param: error.param }
       : { message: (error as Error)?.name ?? "Error", type: "server_error", code: null, param: null };
     const pause = known && error.retryAfter !== null ? String(error.retryAfter) : null;
-    this.replies.answer(id, known ? error.status! : 500, pause, JSON.stringify({ error: said }), false);
+    const body = running.begun ? event({ error: said }) : JSON.stringify({ error: said });
+    this.replies.answer(id, known ? error.status! : 500, pause, body, false);
   }
 }
 

@@ -13,7 +13,7 @@ use lyss_http::InProcess;
 use napi::Result;
 use napi_derive::napi;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     inbox::{Event, Inbox, Payload},
@@ -39,6 +39,8 @@ pub(crate) struct State {
     closing: CancellationToken,
     /// The stream while nobody pulls it.
     body: Mutex<Option<Body>>,
+    /// Held until the call is over: the end of the gateway waits for it.
+    running: Mutex<Option<TaskTrackerToken>>,
 }
 
 #[napi]
@@ -55,6 +57,7 @@ impl Call {
     #[napi]
     pub fn cancel(&self) {
         self.0.cancel.cancel();
+        self.0.over();
         let body = self.0.body.lock().take();
         if let (Some(body), Ok(runtime)) = (body, runtime()) {
             // A stream that is dropped may be read on for a while, which takes a task.
@@ -75,10 +78,12 @@ impl Call {
     ///
     /// # Errors
     /// No runtime.
+    #[allow(clippy::too_many_arguments)] // each is of another kind
     pub(crate) fn start(
         id: u32,
         text: bool,
         inbox: Inbox,
+        running: TaskTrackerToken,
         closing: CancellationToken,
         gateway: Arc<InProcess>,
         request: Request<Body>,
@@ -91,12 +96,19 @@ impl Call {
             cancel: CancellationToken::new(),
             closing,
             body: Mutex::new(None),
+            running: Mutex::new(Some(running)),
         });
         let task = Arc::clone(&state);
         runtime()?.spawn(async move {
             let answer = task.answer(&gateway, request, credential);
-            if let Some(event) = task.unless_ended(answer).await {
-                task.inbox.send(task.id, event);
+            match task.unless_ended(answer).await {
+                Some(event) => {
+                    if !matches!(event, Event::Head(_, _, None)) {
+                        task.over();
+                    }
+                    task.inbox.send(task.id, event);
+                }
+                None => task.over(),
             }
         });
         Ok(Self(state))
@@ -104,6 +116,10 @@ impl Call {
 }
 
 impl State {
+    fn over(&self) {
+        self.running.lock().take();
+    }
+
     /// What comes of a future; nothing once the call is not wanted any more.
     async fn unless_ended(&self, work: impl Future<Output = Event>) -> Option<Event> {
         tokio::select! {
@@ -141,7 +157,10 @@ impl State {
         };
         let event = self.unless_ended(piece(&mut body, self.text)).await;
         let goes_on = matches!(event, Some(Event::Data(_)));
-        if goes_on {
+        if !goes_on {
+            drop(body);
+            self.over();
+        } else {
             *self.body.lock() = Some(body);
             if self.cancel.is_cancelled() {
                 // Cancelled in between: nobody else will drop it.

@@ -11,7 +11,7 @@ use std::{
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
-use lyss_core::{config::Extensions, types::Credential};
+use lyss_core::{RemoteGateway, config::Extensions, remote::RemoteOptions, types::Credential};
 use lyss_http::{
     InProcess,
     in_process::{OpenError, Source},
@@ -21,7 +21,7 @@ use napi::{
     bindgen_prelude::{Buffer, Either},
 };
 use napi_derive::napi;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     call::Call,
@@ -33,6 +33,9 @@ use crate::{
 /// What an environment that ends without closing its gateways waits for them to write what they have recorded.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// What calls that are cut at the end of a gateway have to end in order.
+const CUT: Duration = Duration::from_millis(500);
+
 /// A gateway in this process.
 #[napi]
 pub struct NativeGateway(Arc<Shared>);
@@ -42,6 +45,8 @@ struct Shared {
     /// What providers in JavaScript have been asked.
     asked: Arc<Asked>,
     open: OnceLock<Arc<InProcess>>,
+    /// The calls that run.
+    calls: TaskTracker,
     /// Somebody has begun to close it.
     ending: AtomicBool,
     /// Ends the calls.
@@ -53,27 +58,39 @@ struct Shared {
 impl NativeGateway {
     /// Begins to open a gateway; `Opened` or `Refused` follows for id 0.
     ///
-    /// `kind`: `default` (`text`: the data directory, or empty), `file` (a path) or `text` (YAML or JSON).
+    /// `kind`: `default` (`text`: the data directory, or empty), `file` (a path), `text` (YAML or JSON). `connect` (options
+    /// as JSON) is open at once, and nothing follows.
+    ///
+    /// # Errors
+    /// The options of a connection are wrong.
     #[napi(constructor)]
     pub fn new(env: Env, kind: String, text: String, dispatch: Dispatch<'_>) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            inbox: Inbox::new(&dispatch)?,
+            asked: Arc::default(),
+            open: OnceLock::new(),
+            calls: TaskTracker::new(),
+            ending: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
+        });
+        env.add_env_cleanup_hook(Arc::downgrade(&shared), last_words)?;
+        let runtime = runtime()?;
         let source = match kind.as_str() {
+            "connect" => {
+                let _context = runtime.enter();
+                let gateway = connect(&text).map_err(|error| invalid(error.message()))?;
+                let _ = shared.open.set(Arc::new(gateway));
+                return Ok(Self(shared));
+            }
             "file" => Source::File(PathBuf::from(text)),
             "text" => Source::Text(text),
             _ => Source::Default {
                 data_dir: (!text.is_empty()).then(|| PathBuf::from(text)),
             },
         };
-        let shared = Arc::new(Shared {
-            inbox: Inbox::new(&dispatch)?,
-            asked: Arc::default(),
-            open: OnceLock::new(),
-            ending: AtomicBool::new(false),
-            closing: CancellationToken::new(),
-            closed: CancellationToken::new(),
-        });
-        env.add_env_cleanup_hook(Arc::downgrade(&shared), last_words)?;
         let opening = Arc::clone(&shared);
-        runtime()?.spawn(async move {
+        runtime.spawn(async move {
             let event = opening.open(&source).await;
             opening.inbox.send(0, event);
         });
@@ -104,6 +121,7 @@ impl NativeGateway {
             id,
             text,
             self.0.inbox.clone(),
+            self.0.calls.token(),
             self.0.closing.clone(),
             Arc::clone(gateway),
             request(&method, &path, &headers, body)?,
@@ -172,22 +190,39 @@ impl Shared {
         if self.ending.swap(true, Ordering::Relaxed) {
             return self.closed.cancelled().await;
         }
-        if let Some(gateway) = self.open.get() {
-            let late = self.closing.clone();
-            let cut = async move {
-                tokio::time::sleep(grace).await;
-                late.cancel();
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                // A little more than the calls have: those that are cut still end in order.
-                () = gateway.close(grace + Duration::from_millis(500)) => {}
-                () = cut => {}
-            }
+        let gateway = self.open.get();
+        if let Some(engine) = gateway.and_then(|gateway| gateway.engine()) {
+            engine.drain();
         }
+        self.calls.close();
+        let _ = tokio::time::timeout(grace, self.calls.wait()).await;
         self.closing.cancel();
+        if let Some(gateway) = gateway {
+            // Those that were just cut still end in order.
+            gateway.close(CUT).await;
+        }
         self.closed.cancel();
     }
+}
+
+/// A gateway that calls a service. `options`: `url`, `api_key`, `connect_timeout_ms`, `ca_file`, `proxy`.
+fn connect(options: &str) -> lyss_core::Result<InProcess> {
+    let options: serde_json::Value = serde_json::from_str(options)
+        .map_err(|error| lyss_core::Error::invalid("options", error.to_string()))?;
+    let text = |name: &str| options.get(name)?.as_str().map(str::to_owned);
+    let mut remote = RemoteOptions::new(text("url").unwrap_or_default());
+    remote.api_key = text("api_key").map(Into::into);
+    remote.ca_file = text("ca_file").map(PathBuf::from);
+    remote.proxy = text("proxy").map(Into::into);
+    if let Some(ms) = options
+        .get("connect_timeout_ms")
+        .and_then(serde_json::Value::as_f64)
+    {
+        remote.connect_timeout = Duration::try_from_secs_f64(ms / 1e3).map_err(|_| {
+            lyss_core::Error::invalid("connectTimeout", "`connectTimeout` must be milliseconds")
+        })?;
+    }
+    Ok(InProcess::over(Arc::new(RemoteGateway::connect(remote)?)))
 }
 
 /// The environment ends, and with it perhaps the process: what is recorded goes into the database while it can.

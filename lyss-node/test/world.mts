@@ -90,10 +90,13 @@ export function config(dir: string, upstream?: Upstream): Record<string, unknown
   };
 }
 
+const directories: string[] = [];
+process.on("exit", () => directories.forEach((dir) => rmSync(dir, { recursive: true, force: true })));
+
 /** A directory that is gone after the test file. */
 export function directory(): string {
   const dir = mkdtempSync(join(tmpdir(), "lyss-node-"));
-  process.on("exit", () => rmSync(dir, { recursive: true, force: true }));
+  directories.push(dir);
   return dir;
 }
 
