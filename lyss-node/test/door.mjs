@@ -17,6 +17,9 @@ const PATHS = {
   create_session: "/v1/sessions",
 };
 
+/** What is named otherwise in JavaScript. */
+const ADMIN = { routing_rules: "routingRules" };
+
 /** The call, as a user of the package writes it. */
 function make(gw, { call, body, id, raw_body, idempotency_key }) {
   const options = idempotency_key == null ? {} : { idempotencyKey: idempotency_key };
@@ -49,6 +52,8 @@ function make(gw, { call, body, id, raw_body, idempotency_key }) {
       return gw.requests.retrieve(id);
     case "usage":
       return gw.usage(body ?? {});
+    case "admin":
+      return gw.admin[ADMIN[id] ?? id].list();
     default:
       throw new Error(`no call ${call}`);
   }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lyss_core::admission::NewKey;
-use lyss_mock_provider::Script;
+use lyss_mock_provider::{Outcome, Script};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -24,6 +24,8 @@ pub struct Case {
     /// API keys beside those of `alice` and `bob`, by the names that the steps use.
     #[serde(default)]
     pub keys: BTreeMap<String, NewKey>,
+    /// SQL that the database is given before the engine starts, as by another program.
+    pub sql: Option<String>,
     /// What the first provider (`openai`) does, request by request; afterwards it is healthy.
     #[serde(default)]
     pub upstream: Vec<Script>,
@@ -38,6 +40,8 @@ pub struct Case {
     pub received: Option<Vec<Value>>,
     /// The bodies that the second one received.
     pub backup_received: Option<Vec<Value>>,
+    /// How the calls ended as the first provider saw them (`finished`, `client_closed`, …), in order; not checked if absent.
+    pub outcomes: Option<Vec<Outcome>>,
 }
 
 /// One call and what comes back.
@@ -47,6 +51,8 @@ pub struct Step {
     /// `chat`, `stream`, `embed`, `tokens`, `models`, `model`, `create_session`, `session`, `sessions`, `messages`,
     /// `delete_session`, `requests`, `request`, `usage`, `admin`; `rest` reads a held stream to its end, `drop` lets go of it.
     pub call: String,
+    /// SQL that the database is given before the call, as by another program.
+    pub sql: Option<String>,
     /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`, or one of the case's own.
     #[serde(default = "alice")]
     pub key: String,

@@ -1,10 +1,10 @@
 //! A door into the gateway, as the runner of the cases sees it, and the runner.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use lyss_mock_provider::Rule;
+use futures::{FutureExt, StreamExt};
+use lyss_mock_provider::{Outcome, Rule};
 use serde_json::{Value, json};
 
 use crate::{
@@ -49,8 +49,18 @@ pub async fn run_all(doorway: &dyn Doorway) {
     let cases = crate::case::all();
     let outcomes: Vec<(&str, Option<String>)> = futures::stream::iter(&cases)
         .map(|case| async move {
-            let failure = match tokio::time::timeout(PATIENCE, run(doorway, case)).await {
-                Ok(outcome) => outcome.err(),
+            // A case whose world breaks is one failure, and the others run all the same.
+            let running = AssertUnwindSafe(run(doorway, case)).catch_unwind();
+            let failure = match tokio::time::timeout(PATIENCE, running).await {
+                Ok(Ok(outcome)) => outcome.err(),
+                Ok(Err(panic)) => {
+                    let text = panic.downcast_ref::<String>();
+                    Some(format!(
+                        "{}: {}",
+                        case.id,
+                        text.map_or("a panic", String::as_str)
+                    ))
+                }
                 Err(_) => Some(format!("{}: not done after {PATIENCE:?}", case.id)),
             };
             (case.id.as_str(), failure)
@@ -91,6 +101,9 @@ async fn run(doorway: &dyn Doorway, case: &Case) -> Result<(), String> {
             });
         }
     }
+    if let Some(statements) = &case.sql {
+        surroundings.store().execute(statements).await;
+    }
     let door = doorway.open(&surroundings).await;
     let outcome = steps(door.as_ref(), &surroundings, case).await;
     door.close().await;
@@ -104,7 +117,10 @@ async fn steps(door: &dyn Door, surroundings: &Surroundings, case: &Case) -> Res
             id: step.id.replace("$last", &last),
             ..step.clone()
         };
-        if step.call == "request" {
+        if let Some(statements) = &step.sql {
+            surroundings.store().execute(statements).await;
+        }
+        if matches!(step.call.as_str(), "request" | "usage") {
             rows(door, surroundings, index).await;
         }
         let outcome = door.call(surroundings, &step).await;
@@ -138,7 +154,34 @@ async fn steps(door: &dyn Door, surroundings: &Surroundings, case: &Case) -> Res
                 .map_err(|error| format!("{}, {name}: {error}", case.id))?;
         }
     }
+    if let Some(expected) = &case.outcomes {
+        let got = outcomes(surroundings).await;
+        if got != *expected {
+            return Err(format!(
+                "{}, outcomes: expected {expected:?}, got {got:?}",
+                case.id
+            ));
+        }
+    }
     Ok(())
+}
+
+/// How the calls ended as the first provider saw them, once all have.
+async fn outcomes(surroundings: &Surroundings) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for _ in 0..LOOKS {
+        let ledger = surroundings.openai.ledger();
+        outcomes = ledger
+            .iter()
+            .filter(|entry| entry.path.ends_with("/completions"))
+            .map(|entry| entry.outcome)
+            .collect();
+        if !outcomes.contains(&Outcome::Open) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    outcomes
 }
 
 /// The rows of the log, oldest first, once there are `count` of them: read through the door, with the admin key.

@@ -83,17 +83,26 @@ impl Store {
     }
 
     /// Runs statements, as an operator would with a database client.
-    pub async fn execute(&self, statements: &'static str) {
-        let Self::Postgres(url) = self else {
-            panic!("only needed with PostgreSQL");
+    pub async fn execute(&self, statements: &str) {
+        let statements = sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()));
+        let done = match self {
+            Self::Postgres(url) => {
+                let mut connection = sqlx::PgConnection::connect(url)
+                    .await
+                    .expect("PostgreSQL answers");
+                statements.execute(&mut connection).await.map(drop)
+            }
+            Self::Sqlite(path) => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .busy_timeout(Duration::from_secs(5));
+                let mut connection = SqliteConnection::connect_with(&options)
+                    .await
+                    .expect("the file can be read");
+                statements.execute(&mut connection).await.map(drop)
+            }
         };
-        let mut connection = sqlx::PgConnection::connect(url)
-            .await
-            .expect("PostgreSQL answers");
-        sqlx::raw_sql(statements)
-            .execute(&mut connection)
-            .await
-            .expect("the statements are good");
+        done.expect("the statements are good");
     }
 }
 

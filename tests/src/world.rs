@@ -14,6 +14,8 @@ use lyss_mock_provider::{MockProvider, Options};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::store::Store;
+
 /// The admin key of every world.
 pub const ADMIN_KEY: &str = "admin-key-of-the-test-world";
 
@@ -88,6 +90,14 @@ impl Surroundings {
                     .unwrap_or_else(|| panic!("no key `{name}`"))
                     .clone(),
             ),
+        }
+    }
+
+    /// The database, past the gateway.
+    pub fn store(&self) -> Store {
+        match DatabaseSource::from_config(&self.parsed().data) {
+            Ok(DatabaseSource::Sqlite(path)) => Store::Sqlite(path),
+            other => panic!("not a SQLite file: {other:?}"),
         }
     }
 
