@@ -1,0 +1,49 @@
+"""What becomes of gateways when the process forks, and when it ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+
+from . import _lyss
+
+# How long the end of the process waits for calls that other threads have begun.
+_GRACE = 1.0
+
+_open: "weakref.WeakSet[_lyss.Core]" = weakref.WeakSet()
+_done = False
+
+
+def remember(core: _lyss.Core) -> None:
+    """Closes the gateway when the process ends, if nobody has."""
+    _open.add(core)
+
+
+def installed() -> None:
+    """Makes sure that forks and the end of the process are told of."""
+    global _done
+    if _done:
+        return
+    _done = True
+    atexit.register(_close_all)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_lyss.before_fork, after_in_child=_in_child)
+
+
+def _close_all() -> None:
+    for core in list(_open):
+        core.close(_GRACE)
+
+
+def _in_child() -> None:
+    _lyss.after_fork_in_child()
+    for name in ("lyss._loop", "lyss._extend"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.forget_loops()
+    # Children of multiprocessing end without `atexit`.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _close_all, exitpriority=0)

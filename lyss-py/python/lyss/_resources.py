@@ -1,0 +1,400 @@
+"""The calls of a gateway. Made by `tools/resources.py` from `_resources_async.py`; change that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Iterable, List, Literal, Mapping, Optional, Union, overload
+
+from . import types
+from ._pages import Page
+from ._request import segment
+from ._stream import Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._client import Client
+
+__all__ = ["Admin", "Chat", "Embeddings", "Models", "Requests", "Sessions", "Tokens"]
+
+
+class _Resource:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+
+class Completions(_Resource):
+    """`chat.completions`."""
+
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Iterable[types.MessageParam],
+        stream: Optional[Literal[False]] = False,
+        **params: Unpack[types.ChatParams],
+    ) -> types.ChatCompletion: ...
+
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Iterable[types.MessageParam],
+        stream: Literal[True],
+        **params: Unpack[types.ChatParams],
+    ) -> Stream[types.ChatCompletionChunk]: ...
+
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Iterable[types.MessageParam],
+        stream: Optional[bool],
+        **params: Unpack[types.ChatParams],
+    ) -> Union[types.ChatCompletion, Stream[types.ChatCompletionChunk]]: ...
+
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Iterable[types.MessageParam],
+        stream: Optional[bool] = False,
+        **params: Unpack[types.ChatParams],
+    ) -> Union[types.ChatCompletion, Stream[types.ChatCompletionChunk]]:
+        """Asks a model for an answer; with `stream=True` for its pieces as they come.
+
+        Besides OpenAI's arguments there are `session_id` (the gateway keeps the conversation; `"new"` begins one),
+        `user_id` (whom the call is made for) and `idempotency_key` (sending the call again does not do it again).
+        """
+        members: "dict[str, Any]" = {"model": model, "messages": messages, **params}
+        if stream:
+            members["stream"] = True
+            return self._client._stream(types.ChatCompletionChunk, "/v1/chat/completions", members)
+        return self._client._send(
+            types.ChatCompletion, "POST", "/v1/chat/completions", members, user_in_body=True
+        )
+
+
+class Chat(_Resource):
+    """`chat`."""
+
+    @property
+    def completions(self) -> Completions:
+        """Chat completions."""
+        return Completions(self._client)
+
+
+class Embeddings(_Resource):
+    """`embeddings`."""
+
+    def create(
+        self,
+        *,
+        model: str,
+        input: Union[str, List[str], Iterable[int], Iterable[Iterable[int]]],
+        **params: Unpack[types.EmbeddingParams],
+    ) -> types.CreateEmbeddingResponse:
+        """Turns texts, or lists of tokens, into vectors."""
+        members: "dict[str, Any]" = {"model": model, "input": input, **params}
+        return self._client._send(
+            types.CreateEmbeddingResponse, "POST", "/v1/embeddings", members, user_in_body=True
+        )
+
+
+class Models(_Resource):
+    """`models`."""
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.ModelInfo]:
+        """The models that the caller may use."""
+        return self._client._list(types.ModelInfo, "/v1/models", options)
+
+    def retrieve(self, model: str, **options: Unpack[types.CallOptions]) -> types.ModelInfo:
+        """One model."""
+        path = f"/v1/models/{segment(model, 'model')}"
+        return self._client._send(types.ModelInfo, "GET", path, options)
+
+
+class Sessions(_Resource):
+    """`sessions`: conversations that the gateway keeps."""
+
+    def create(
+        self,
+        id: Optional[str] = None,
+        *,
+        user_id: Optional[str] = None,
+        metadata: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[types.CallOptions],
+    ) -> types.Session:
+        """Creates a session, or gives the one of this id. Without an id a fresh one is made up."""
+        members = {"id": id, "user_id": user_id, "metadata": metadata}
+        given = {name: value for name, value in members.items() if value is not None}
+        return self._client._send(
+            types.Session, "POST", "/v1/sessions", {**given, **options}, user_in_body=True
+        )
+
+    def list(
+        self,
+        *,
+        user_id: Optional[str] = None,
+        cursor: Optional[str] = None,
+        limit: Optional[int] = None,
+        **options: Unpack[types.CallOptions],
+    ) -> Page[types.Session]:
+        """A user's sessions, newest activity first."""
+        params = {"user_id": user_id, "cursor": cursor, "limit": limit, **options}
+        return self._client._list(types.Session, "/v1/sessions", params)
+
+    def retrieve(
+        self, id: str, *, user_id: Optional[str] = None, **options: Unpack[types.CallOptions]
+    ) -> types.Session:
+        """One session."""
+        params = {"user_id": user_id, **options}
+        return self._client._send(types.Session, "GET", f"/v1/sessions/{segment(id)}", params)
+
+    def messages(
+        self,
+        id: str,
+        *,
+        user_id: Optional[str] = None,
+        after: Optional[int] = None,
+        cursor: Optional[str] = None,
+        limit: Optional[int] = None,
+        **options: Unpack[types.CallOptions],
+    ) -> Page[types.SessionMessage]:
+        """A session's messages, oldest first; `after`: those behind this position."""
+        params = {"user_id": user_id, "after": after, "cursor": cursor, "limit": limit, **options}
+        path = f"/v1/sessions/{segment(id)}/messages"
+        return self._client._list(types.SessionMessage, path, params)
+
+    def delete(
+        self, id: str, *, user_id: Optional[str] = None, **options: Unpack[types.CallOptions]
+    ) -> None:
+        """Deletes a session. That there is none is no error."""
+        params = {"user_id": user_id, **options}
+        self._client._send(types.Model, "DELETE", f"/v1/sessions/{segment(id)}", params)
+
+
+class Tokens(_Resource):
+    """`tokens`."""
+
+    def count(
+        self,
+        *,
+        model: str,
+        messages: Iterable[types.MessageParam],
+        **params: Unpack[types.ChatParams],
+    ) -> types.TokenCount:
+        """Counts the tokens of a prompt, without sending it."""
+        members: "dict[str, Any]" = {"model": model, "messages": messages, **params}
+        return self._client._send(
+            types.TokenCount, "POST", "/v1/tokens", members, user_in_body=True
+        )
+
+
+class Requests(_Resource):
+    """`requests`: the log of what was asked."""
+
+    def list(
+        self,
+        *,
+        user_id: Optional[str] = None,
+        session_id: Optional[str] = None,
+        model: Optional[str] = None,
+        status: Optional[str] = None,
+        since: Any = None,
+        until: Any = None,
+        cursor: Optional[str] = None,
+        limit: Optional[int] = None,
+        **options: Unpack[types.CallOptions],
+    ) -> Page[types.RequestLog]:
+        """Requests, newest first; `since` and `until`: dates, times or their texts (RFC 3339)."""
+        params = {
+            "user_id": user_id,
+            "session_id": session_id,
+            "model": model,
+            "status": status,
+            "from": since,
+            "to": until,
+            "cursor": cursor,
+            "limit": limit,
+            **options,
+        }
+        return self._client._list(types.RequestLog, "/v1/requests", params)
+
+    def retrieve(self, id: str, **options: Unpack[types.CallOptions]) -> types.RequestLog:
+        """One request, with how it was routed. It is there soon after the answer, within a second."""
+        return self._client._send(types.RequestLog, "GET", f"/v1/requests/{segment(id)}", options)
+
+
+class _Collection(_Resource):
+    _path = ""
+
+
+class Keys(_Collection):
+    """`admin.keys`."""
+
+    _path = "/v1/admin/keys"
+
+    def create(self, **members: Any) -> types.ApiKey:
+        """Makes an API key: `name`, `user_id`, `scopes`, `models`, `rpm`, `expires_at` and the others of the API. Its secret
+        is the answer's `key`, and nowhere else."""
+        return self._client._send(types.ApiKey, "POST", self._path, members)
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.ApiKey]:
+        """All API keys, oldest first."""
+        return self._client._list(types.ApiKey, self._path, options)
+
+    def retrieve(self, id: str, **options: Unpack[types.CallOptions]) -> types.ApiKey:
+        """One API key."""
+        return self._client._send(types.ApiKey, "GET", f"{self._path}/{segment(id)}", options)
+
+    def update(self, id: str, **members: Any) -> types.ApiKey:
+        """Changes what a key may use and spend; what is not named stays."""
+        return self._client._send(types.ApiKey, "PATCH", f"{self._path}/{segment(id)}", members)
+
+    def rotate(
+        self, id: str, *, grace_seconds: Optional[int] = None, **options: Unpack[types.CallOptions]
+    ) -> types.ApiKey:
+        """Gives a key a new secret; the old one goes on working for a day, or `grace_seconds`."""
+        members = {} if grace_seconds is None else {"grace_seconds": grace_seconds}
+        path = f"{self._path}/{segment(id)}/rotate"
+        return self._client._send(types.ApiKey, "POST", path, {**members, **options})
+
+    def delete(self, id: str, **options: Unpack[types.CallOptions]) -> None:
+        """Revokes a key for good."""
+        self._client._send(types.Model, "DELETE", f"{self._path}/{segment(id)}", options)
+
+
+class Budgets(_Collection):
+    """`admin.budgets`."""
+
+    _path = "/v1/admin/budgets"
+
+    def create(self, **members: Any) -> types.Budget:
+        """Adds a budget."""
+        return self._client._send(types.Budget, "POST", self._path, members)
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.Budget]:
+        """All budgets, and how they stand."""
+        return self._client._list(types.Budget, self._path, options)
+
+    def retrieve(self, id: int, **options: Unpack[types.CallOptions]) -> types.Budget:
+        """One budget."""
+        return self._client._send(types.Budget, "GET", f"{self._path}/{segment(id)}", options)
+
+    def replace(self, id: int, **members: Any) -> types.Budget:
+        """Puts other members in the place of a budget's."""
+        return self._client._send(types.Budget, "PUT", f"{self._path}/{segment(id)}", members)
+
+    def delete(self, id: int, **options: Unpack[types.CallOptions]) -> None:
+        """Deletes a budget."""
+        self._client._send(types.Model, "DELETE", f"{self._path}/{segment(id)}", options)
+
+
+class Prices(_Collection):
+    """`admin.prices`."""
+
+    _path = "/v1/admin/prices"
+
+    def create(self, **members: Any) -> types.Price:
+        """Adds a price."""
+        return self._client._send(types.Price, "POST", self._path, members)
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.Price]:
+        """All prices of the database."""
+        return self._client._list(types.Price, self._path, options)
+
+    def retrieve(self, id: int, **options: Unpack[types.CallOptions]) -> types.Price:
+        """One price."""
+        return self._client._send(types.Price, "GET", f"{self._path}/{segment(id)}", options)
+
+    def replace(self, id: int, **members: Any) -> types.Price:
+        """Puts other members in the place of a price's."""
+        return self._client._send(types.Price, "PUT", f"{self._path}/{segment(id)}", members)
+
+    def delete(self, id: int, **options: Unpack[types.CallOptions]) -> None:
+        """Deletes a price."""
+        self._client._send(types.Model, "DELETE", f"{self._path}/{segment(id)}", options)
+
+
+class RoutingRules(_Collection):
+    """`admin.routing_rules`."""
+
+    _path = "/v1/admin/routing-rules"
+
+    def create(self, **members: Any) -> types.RoutingRule:
+        """Adds a rule: `model_name`, `provider_id`, `priority`, `weight`, `max_rps`, `is_enabled`, `upstream_model`."""
+        return self._client._send(types.RoutingRule, "POST", self._path, members)
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.RoutingRule]:
+        """All rules of the database."""
+        return self._client._list(types.RoutingRule, self._path, options)
+
+    def retrieve(self, id: int, **options: Unpack[types.CallOptions]) -> types.RoutingRule:
+        """One rule."""
+        return self._client._send(types.RoutingRule, "GET", f"{self._path}/{segment(id)}", options)
+
+    def replace(self, id: int, **members: Any) -> types.RoutingRule:
+        """Puts other members in the place of a rule's."""
+        return self._client._send(types.RoutingRule, "PUT", f"{self._path}/{segment(id)}", members)
+
+    def delete(self, id: int, **options: Unpack[types.CallOptions]) -> None:
+        """Deletes a rule."""
+        self._client._send(types.Model, "DELETE", f"{self._path}/{segment(id)}", options)
+
+
+class Providers(_Collection):
+    """`admin.providers`."""
+
+    _path = "/v1/admin/providers"
+
+    def create(self, **members: Any) -> types.ProviderInfo:
+        """Sets a provider up: `id`, and the members of `providers.<id>` in the configuration."""
+        return self._client._send(types.ProviderInfo, "POST", self._path, members)
+
+    def list(self, **options: Unpack[types.CallOptions]) -> Page[types.ProviderInfo]:
+        """All providers, without their keys."""
+        return self._client._list(types.ProviderInfo, self._path, options)
+
+    def retrieve(self, id: str, **options: Unpack[types.CallOptions]) -> types.ProviderInfo:
+        """One provider."""
+        return self._client._send(types.ProviderInfo, "GET", f"{self._path}/{segment(id)}", options)
+
+    def replace(self, id: str, **members: Any) -> types.ProviderInfo:
+        """Puts other members in the place of a provider's; secrets that are left out stay."""
+        return self._client._send(types.ProviderInfo, "PUT", f"{self._path}/{segment(id)}", members)
+
+    def delete(self, id: str, **options: Unpack[types.CallOptions]) -> None:
+        """Deletes a provider that was set up here."""
+        self._client._send(types.Model, "DELETE", f"{self._path}/{segment(id)}", options)
+
+
+class Admin(_Resource):
+    """`admin`: what the program itself, and admin keys, may change. A change is in force at once on every instance."""
+
+    @property
+    def keys(self) -> Keys:
+        """API keys."""
+        return Keys(self._client)
+
+    @property
+    def budgets(self) -> Budgets:
+        """Budgets."""
+        return Budgets(self._client)
+
+    @property
+    def prices(self) -> Prices:
+        """Prices."""
+        return Prices(self._client)
+
+    @property
+    def providers(self) -> Providers:
+        """Providers."""
+        return Providers(self._client)
+
+    @property
+    def routing_rules(self) -> RoutingRules:
+        """Routing rules."""
+        return RoutingRules(self._client)
