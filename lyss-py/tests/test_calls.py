@@ -22,9 +22,9 @@ def test_chat(gw: lyss.Gateway) -> None:
 
 def test_the_message_of_an_answer_can_be_sent_again(gw: lyss.Gateway) -> None:
     first = gw.chat.completions.create(model="simulated/echo", messages=USER)
+    messages: list[lyss.types.MessageParam] = [*USER, first.choices[0].message, *USER]
     second = gw.chat.completions.create(
-        model="simulated/echo",
-        messages=(message for message in [*USER, first.choices[0].message, *USER]),
+        model="simulated/echo", messages=(message for message in messages)
     )
     assert second.choices[0].message.content == "hello there"
 
