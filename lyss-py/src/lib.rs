@@ -1,7 +1,7 @@
 //! The native part of the Python package `lyss`: requests to the router without a socket, and what waits for them.
 //!
 //! Bytes in, bytes out. Results, errors, resources and iterators are written in Python (`python/lyss`), over
-//! [`gateway::Core`].
+//! `gateway::Core`.
 
 mod call;
 mod error;

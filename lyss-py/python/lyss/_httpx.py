@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Iterator, Optional
 
 try:
     import httpx
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("this needs httpx; install it with `pip install lyss[httpx]`") from error
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("this needs httpx; install it with `pip install lyss[httpx]`") from None
 
 from ._errors import APITimeoutError
 from ._lyss import Reply

@@ -2,6 +2,18 @@
 
 from typing import Any, Callable, Literal, Mapping, Optional, final
 
+__all__ = [
+    "Answer",
+    "Call",
+    "Core",
+    "Port",
+    "Reply",
+    "Stream",
+    "VERSION",
+    "after_fork_in_child",
+    "before_fork",
+]
+
 VERSION: str
 
 def after_fork_in_child() -> None: ...
