@@ -3,7 +3,9 @@
 import type { Connection, Exchange, Happened } from "./connection";
 import { errorOfBody } from "./errors";
 import { Meta, withMeta, type WithMeta } from "./meta";
+import { Page } from "./page";
 import { Stream } from "./stream";
+import type { List } from "./types/records";
 
 export type QueryValue = string | number | boolean | readonly string[] | null | undefined;
 export type Query = Readonly<Record<string, QueryValue>>;
@@ -54,6 +56,13 @@ export class Client {
     const { head, meta } = await this.#send(method, path, parts, options);
     const text = (head.payload ?? "") as string;
     return withMeta((text === "" ? {} : JSON.parse(text)) as T, meta);
+  }
+
+  /** Reads a page of a listing. */
+  async page<T>(path: string, query: Query, options: RequestOptions = {}): Promise<Page<T>> {
+    const { head, meta } = await this.#send("GET", path, { query }, options);
+    const list = JSON.parse(head.payload as string) as List<T>;
+    return new Page(list, meta, (cursor) => this.page(path, { ...query, cursor }, options));
   }
 
   /** Makes a call that has nothing to say but that it is done. */

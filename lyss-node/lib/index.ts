@@ -22,6 +22,7 @@ export {
   type ErrorBody,
 } from "./errors";
 export { Meta, type WithMeta } from "./meta";
+export { Page } from "./page";
 export { Stream } from "./stream";
 export type { ChatAnswer, ChatPiece, EmbeddingAnswer, Provider, ProviderContext } from "./provider";
 export type { Chat, Completions } from "./resources/chat";

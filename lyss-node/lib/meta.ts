@@ -33,7 +33,7 @@ export class Meta {
     return this.get("x-lyss-provider");
   }
   /** The model name that went upstream. */
-  get upstreamModel(): string | null {
+  get model(): string | null {
     return this.get("x-lyss-model");
   }
   /** The session of the call, also one that was begun by `session_id: "new"`. */
@@ -48,6 +48,14 @@ export class Meta {
   get context(): string | null {
     return this.get("x-lyss-context");
   }
+  /** `hit` or `miss` where a cache was asked. */
+  get cache(): string | null {
+    return this.get("x-lyss-cache");
+  }
+  /** `unavailable` where the memory did not answer. */
+  get memory(): string | null {
+    return this.get("x-lyss-memory");
+  }
   /** Whether the answer was given before, to a call with the same idempotency key. */
   get replayed(): boolean {
     return this.get("idempotent-replayed") === "true";
@@ -59,8 +67,8 @@ export class Meta {
 
   /** What is set, as a plain object. */
   toJSON(): Record<string, unknown> {
-    const { requestId, provider, upstreamModel, sessionId, attempts, context, replayed, maxTokensClamped } = this;
-    const all = { requestId, provider, upstreamModel, sessionId, attempts, context, replayed, maxTokensClamped };
+    const { requestId, provider, model, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped } = this;
+    const all = { requestId, provider, model, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped };
     return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null && value !== false));
   }
 

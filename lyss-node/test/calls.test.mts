@@ -100,6 +100,19 @@ test("the log and the totals", async () => {
   assert.deepEqual(totals.data.map(({ user, model, requests }) => [user, model, requests]), [["eve", "m", 1]]);
 });
 
+test("listings go on over their pages", async () => {
+  const zoe = gw.withOptions({ userId: "zoe" });
+  const ids = ["a", "b", "c", "d", "e"];
+  for (const id of ids) await zoe.sessions.create({ id });
+  const first = await zoe.sessions.list({ limit: 2 });
+  assert.deepEqual([first.data.length, first.hasNextPage()], [2, true]);
+  assert.equal((await first.getNextPage()).data.length, 2);
+  const seen = new Set<string>();
+  for await (const session of first) seen.add(session.id);
+  assert.deepEqual([...seen].sort(), ids);
+  assert.deepEqual(Object.keys(first), ["object", "data", "next_cursor"]);
+});
+
 test("administration, and calls as the holder of a key", async () => {
   const { key, id } = await gw.admin.keys.create({ user_id: "bob", name: "test", models: ["m"] });
   const bob = gw.withOptions({ apiKey: key });

@@ -2,8 +2,8 @@
 
 import { below, type Client, type RequestOptions } from "../client";
 import type { WithMeta } from "../meta";
+import type { Page } from "../page";
 import type {
-  Page,
   PageParams,
   RequestListParams,
   RequestRecord,
@@ -28,8 +28,8 @@ export class Sessions {
     return this.#client.json("POST", "/v1/sessions", { body: params, user: "body" }, options);
   }
 
-  list(params: Owner & PageParams = {}, options?: RequestOptions): Promise<Page<Session> & WithMeta> {
-    return this.#client.json("GET", "/v1/sessions", { query: { ...params } }, options);
+  list(params: Owner & PageParams = {}, options?: RequestOptions): Promise<Page<Session>> {
+    return this.#client.page("/v1/sessions", { ...params }, options);
   }
 
   retrieve(id: string, params: Owner = {}, options?: RequestOptions): Promise<Session & WithMeta> {
@@ -37,8 +37,8 @@ export class Sessions {
   }
 
   /** The stored messages, oldest first. */
-  messages(id: string, params: Owner & PageParams & { after?: number } = {}, options?: RequestOptions): Promise<Page<SessionMessage> & WithMeta> {
-    return this.#client.json("GET", below("/v1/sessions", id, "/messages"), { query: { ...params } }, options);
+  messages(id: string, params: Owner & PageParams & { after?: number } = {}, options?: RequestOptions): Promise<Page<SessionMessage>> {
+    return this.#client.page(below("/v1/sessions", id, "/messages"), { ...params }, options);
   }
 
   /** Forgets a session; also done if there was none. */
@@ -55,8 +55,8 @@ export class Requests {
   }
 
   /** The request log, newest first. A call is in it a moment after its answer. */
-  list(params: RequestListParams = {}, options?: RequestOptions): Promise<Page<RequestRecord> & WithMeta> {
-    return this.#client.json("GET", "/v1/requests", { query: { ...params } }, options);
+  list(params: RequestListParams = {}, options?: RequestOptions): Promise<Page<RequestRecord>> {
+    return this.#client.page("/v1/requests", { ...params }, options);
   }
 
   /** One request with its routing decision: `gw.requests.retrieve(answer.meta.requestId)`. */

@@ -5,11 +5,6 @@ export interface List<T> {
   object: "list";
   data: T[];
 }
-/** A page of a listing. */
-export interface Page<T> extends List<T> {
-  /** The `cursor` of the next page; `null` on the last. */
-  next_cursor: string | null;
-}
 /** Which page. */
 export interface PageParams {
   cursor?: string;
