@@ -11,7 +11,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use lyss_core::Engine;
+use lyss_core::{Engine, Gateway, RemoteGateway, remote::RemoteOptions};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -27,52 +27,87 @@ pub struct HttpDoorway;
 #[async_trait]
 impl Doorway for HttpDoorway {
     async fn open(&self, surroundings: &Surroundings) -> Box<dyn Door> {
-        Box::new(HttpDoor {
-            service: Service::start(surroundings).await,
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            held: Mutex::default(),
-        })
+        let service = Service::start(surroundings).await;
+        Box::new(HttpDoor::new(service.url(), service, None))
+    }
+}
+
+/// Opens doors to a router in this process that has a service behind it in place of an engine.
+pub struct HttpConnectedDoorway;
+
+#[async_trait]
+impl Doorway for HttpConnectedDoorway {
+    async fn open(&self, surroundings: &Surroundings) -> Box<dyn Door> {
+        let service = Service::start(surroundings).await;
+        let front = Served::start(Arc::new(service.connect())).await;
+        Box::new(HttpDoor::new(front.url(), service, Some(front)))
+    }
+}
+
+/// A gateway, served over HTTP on a port of its own until it is dropped.
+pub struct Served {
+    address: SocketAddr,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    /// Serves a gateway.
+    pub async fn start(gateway: Arc<dyn Gateway>) -> Self {
+        let router = lyss_http::router(gateway, Default::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { address, serving }
+    }
+
+    /// Where.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.serving.abort();
     }
 }
 
 /// An engine, served over HTTP.
 pub struct Service {
-    address: SocketAddr,
     engine: Engine,
-    serving: JoinHandle<std::io::Result<()>>,
+    served: Served,
 }
 
 impl Service {
     /// Starts an engine and serves it on a port of its own.
     pub async fn start(surroundings: &Surroundings) -> Self {
         let engine = surroundings.start_engine().await;
-        let router = lyss_http::router(Arc::new(engine.clone()), Default::default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
-        Self {
-            address,
-            engine,
-            serving,
-        }
+        let served = Served::start(Arc::new(engine.clone())).await;
+        Self { engine, served }
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.served.url()
+    }
+
+    /// A gateway that calls it.
+    pub fn connect(&self) -> RemoteGateway {
+        RemoteGateway::connect(RemoteOptions::new(self.url())).expect("an address")
     }
 
     /// Ends it.
     pub async fn stop(self) {
         self.engine.shutdown(Duration::from_secs(1)).await;
-        self.serving.abort();
     }
 }
 
 struct HttpDoor {
+    url: String,
     service: Service,
+    front: Option<Served>,
     client: Client<HttpConnector, Full<Bytes>>,
     held: Mutex<HashMap<String, Events>>,
 }
@@ -108,11 +143,22 @@ impl Door for HttpDoor {
 
     async fn close(self: Box<Self>) {
         drop(self.held);
+        drop(self.front);
         self.service.stop().await;
     }
 }
 
 impl HttpDoor {
+    fn new(url: String, service: Service, front: Option<Served>) -> Self {
+        Self {
+            url,
+            service,
+            front,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            held: Mutex::default(),
+        }
+    }
+
     async fn send(
         &self,
         surroundings: &Surroundings,
@@ -121,7 +167,7 @@ impl HttpDoor {
         let (method, path) = line(step);
         let mut request = http::Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.service.url()));
+            .uri(format!("{}{path}", self.url));
         if let Some(key) = surroundings.key(&step.key) {
             request = request.header("authorization", format!("Bearer {key}"));
         }

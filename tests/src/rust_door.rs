@@ -1,6 +1,10 @@
-//! The door of Rust: the engine's own trait, in this process.
+//! The door of Rust: the trait that every gateway is.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -17,6 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     case::Step,
     door::{Door, Doorway, streamed},
+    http_door::Service,
     world::Surroundings,
 };
 
@@ -26,16 +31,40 @@ pub struct RustDoorway;
 #[async_trait]
 impl Doorway for RustDoorway {
     async fn open(&self, surroundings: &Surroundings) -> Box<dyn Door> {
+        let engine = surroundings.start_engine().await;
         Box::new(RustDoor {
-            engine: surroundings.start_engine().await,
+            gateway: Arc::new(engine.clone()),
+            behind: Behind::Engine(engine),
+            held: Mutex::default(),
+        })
+    }
+}
+
+/// Opens doors to a service, called from Rust as if it were an engine.
+pub struct RustConnectedDoorway;
+
+#[async_trait]
+impl Doorway for RustConnectedDoorway {
+    async fn open(&self, surroundings: &Surroundings) -> Box<dyn Door> {
+        let service = Service::start(surroundings).await;
+        Box::new(RustDoor {
+            gateway: Arc::new(service.connect()),
+            behind: Behind::Service(service),
             held: Mutex::default(),
         })
     }
 }
 
 struct RustDoor {
-    engine: Engine,
+    gateway: Arc<dyn Gateway>,
+    behind: Behind,
     held: Mutex<HashMap<String, ChatStream>>,
+}
+
+/// What is ended with the door.
+enum Behind {
+    Engine(Engine),
+    Service(Service),
 }
 
 #[async_trait]
@@ -48,7 +77,7 @@ impl Door for RustDoor {
             user_id: step.user_id.clone(),
             ..CallContext::new(credential)
         };
-        let request_id = context.request_id.to_string();
+        let (request_id, report) = (context.request_id, context.report.clone());
         let answer = match step.idempotency_key.as_deref().map(IdempotencyKey::parse) {
             Some(Err(error)) => Err(error),
             key => {
@@ -61,18 +90,23 @@ impl Door for RustDoor {
             }
         };
         let mut outcome = answer.unwrap_or_else(|error| failure(&error));
-        outcome["request_id"] = request_id.into();
+        let request_id = report.request_id().unwrap_or(request_id);
+        outcome["request_id"] = request_id.to_string().into();
         outcome
     }
 
     async fn close(self: Box<Self>) {
-        self.engine.shutdown(Duration::from_secs(1)).await;
+        drop(self.held);
+        match self.behind {
+            Behind::Engine(engine) => engine.shutdown(Duration::from_secs(1)).await,
+            Behind::Service(service) => service.stop().await,
+        }
     }
 }
 
 impl RustDoor {
     async fn answer(&self, context: CallContext, step: &Step) -> Result<Value, Error> {
-        let gateway: &dyn Gateway = &self.engine;
+        let gateway = &self.gateway;
         let body = || {
             step.raw_body
                 .clone()
@@ -162,7 +196,7 @@ impl RustDoor {
 
     /// What an admin lists.
     async fn listed(&self, context: CallContext, what: &str) -> Result<Value, Error> {
-        let gateway: &dyn Gateway = &self.engine;
+        let gateway = &self.gateway;
         Ok(match what {
             "keys" => json!(gateway.keys(context).await?),
             "budgets" => json!(gateway.budgets(context).await?),

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use lyss_tests::{
     door::run_all,
-    http_door::HttpDoorway,
-    rust_door::RustDoorway,
+    http_door::{HttpConnectedDoorway, HttpDoorway},
+    rust_door::{RustConnectedDoorway, RustDoorway},
     script_door::{Engine, ScriptDoorway},
 };
 
@@ -25,7 +25,9 @@ macro_rules! doors {
 
 doors! {
     rust => RustDoorway;
+    rust_connected => RustConnectedDoorway;
     http => HttpDoorway;
+    http_connected => HttpConnectedDoorway;
     python_sync => ScriptDoorway::python("sync", Engine::Embedded);
     python_sync_connected => ScriptDoorway::python("sync", Engine::Connected);
     python_async => ScriptDoorway::python("async", Engine::Embedded);
@@ -37,8 +39,8 @@ doors! {
 /// A door that is in the list runs every case: `run_all` makes sure of that. So the list has to be whole.
 #[test]
 fn parity() {
-    let mut expected = BTreeSet::from(["http".to_owned(), "rust".to_owned()]);
-    for language in ["python_sync", "python_async", "node"] {
+    let mut expected = BTreeSet::new();
+    for language in ["rust", "http", "python_sync", "python_async", "node"] {
         expected.insert(language.to_owned());
         expected.insert(format!("{language}_connected"));
     }

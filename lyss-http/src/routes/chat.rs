@@ -31,7 +31,8 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
         }
         let session = request
             .session_id()
-            .filter(|_| call.context.idempotency_key.is_none())
+            // A gateway that leaves the naming to a service does not know the name yet.
+            .filter(|id| call.context.idempotency_key.is_none() && *id != "new")
             .map(str::to_owned);
         let id = call.context.request_id;
         let gateway = Arc::clone(&call.app.gateway);
