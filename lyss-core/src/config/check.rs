@@ -10,7 +10,7 @@ use super::provider::KNOWN_PRESETS;
 use super::reader::Findings;
 use super::session::StoreKind;
 use super::value;
-use super::{AuthMode, Config, ProviderConfig};
+use super::{AuthMode, BudgetConfig, Config, ProviderConfig};
 use crate::admission::PEPPER_LENGTH;
 
 /// The load balancers of this crate.
@@ -337,6 +337,36 @@ fn money(config: &Config, at: &mut Checker<'_>) {
         if value::parse_currency(currency).is_err() {
             let path = ["billing", "exchange_rates", currency];
             at.error(&path, "is not a currency code of three capital letters");
+        }
+    }
+    budgets(config, at);
+}
+
+/// Warns of budgets that are probably not meant so: the program works with them.
+fn budgets(config: &Config, at: &mut Checker<'_>) {
+    let billing = &config.billing;
+    let currency_of = |budget: &BudgetConfig| {
+        let own = budget.currency.as_ref();
+        own.unwrap_or(&billing.currency).clone()
+    };
+    for (index, budget) in config.budgets.iter().enumerate() {
+        let number = index.to_string();
+        let currency = currency_of(budget);
+        if currency != billing.currency && !billing.exchange_rates.contains_key(&currency) {
+            let message = format!(
+                "has no rate in billing.exchange_rates: calls of models whose price is not in {currency} are refused"
+            );
+            at.warn(&["budgets", &number, "currency"], message);
+        }
+        let same = |other: &BudgetConfig| {
+            (&other.scope, other.period) == (&budget.scope, budget.period)
+                && currency_of(other) == currency
+        };
+        if let Some(first) = config.budgets.iter().take(index).position(same) {
+            let message = format!(
+                "is for the same as budgets[{first}]: both count the same spending, and the lower amount is what holds"
+            );
+            at.warn(&["budgets", &number], message);
         }
     }
 }

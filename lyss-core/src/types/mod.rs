@@ -18,7 +18,7 @@ pub mod usage;
 
 pub use call::{CallContext, Credential, IdempotencyKey, Principal, RequestId};
 pub use chat::{ChatRequest, Message};
-pub use disconnect::OnDisconnect;
+pub use disconnect::{DrainBounds, OnDisconnect};
 pub use embedding::EmbeddingRequest;
 pub use log::{Decision, LogRow, Status};
 pub use model::Model;

@@ -7,6 +7,7 @@ use lyss_core::{
         ApiKey, KeyBudget, KeyHasher, KeyStore, NewKey, Scope, Scopes, load_or_create_pepper,
     },
     config::{BudgetPeriod, Config, parse_duration},
+    types::{DrainBounds, OnDisconnect},
 };
 use secrecy::ExposeSecret;
 
@@ -53,6 +54,9 @@ pub(super) struct Create {
     /// What it may spend, such as 10USD/month; day, month or total
     #[arg(long, value_name = "BUDGET")]
     budget: Option<String>,
+    /// What becomes of a call whose caller goes away: cancel, drain, or drain_until=30s,2000tokens (either or both)
+    #[arg(long, value_name = "RULE", value_parser = on_disconnect)]
+    on_disconnect: Option<OnDisconnect>,
     /// Models it is limited to, comma-separated
     #[arg(long, value_delimiter = ',')]
     models: Option<Vec<String>>,
@@ -72,6 +76,24 @@ fn scope(name: &str) -> Result<Scope, String> {
         let accepted = Scope::ALL.map(Scope::name).join(", ");
         format!("there is no such scope; accepted: {accepted}")
     })
+}
+
+/// Reads `cancel`, `drain` and `drain_until=30s,2000tokens`.
+fn on_disconnect(text: &str) -> Result<OnDisconnect, String> {
+    let bounds = match text {
+        "cancel" => return Ok(OnDisconnect::Cancel),
+        "drain" => return Ok(OnDisconnect::Drain),
+        other => other.strip_prefix("drain_until="),
+    };
+    let wrong = || "accepted: cancel, drain, drain_until=30s, drain_until=2000tokens, or both bounds with a comma";
+    let mut until = DrainBounds::default();
+    for bound in bounds.ok_or_else(wrong)?.split(',') {
+        match bound.strip_suffix("tokens") {
+            Some(tokens) => until.tokens = Some(tokens.trim().parse().map_err(|_| wrong())?),
+            None => until.seconds = Some(parse_duration(bound)?.as_secs()),
+        }
+    }
+    Ok(OnDisconnect::DrainUntil(until))
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -130,7 +152,7 @@ impl Create {
             budget: budget
                 .map(|text| self::budget(text, currency))
                 .transpose()?,
-            on_disconnect: None,
+            on_disconnect: self.on_disconnect,
             expires_ms: expires,
         })
     }
@@ -257,5 +279,28 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(grace("0s").unwrap(), Duration::ZERO);
+    }
+
+    #[test]
+    fn rules_for_callers_that_go_away() {
+        let until = |seconds, tokens| OnDisconnect::DrainUntil(DrainBounds { seconds, tokens });
+        for (text, rule) in [
+            ("cancel", OnDisconnect::Cancel),
+            ("drain", OnDisconnect::Drain),
+            ("drain_until=30s", until(Some(30), None)),
+            ("drain_until=2000tokens", until(None, Some(2000))),
+            ("drain_until=1m,500tokens", until(Some(60), Some(500))),
+        ] {
+            assert_eq!(on_disconnect(text), Ok(rule), "{text}");
+        }
+        for wrong in [
+            "",
+            "drain_until=",
+            "drain_until=soon",
+            "drain_until=tokens",
+            "30s",
+        ] {
+            assert!(on_disconnect(wrong).is_err(), "{wrong}");
+        }
     }
 }

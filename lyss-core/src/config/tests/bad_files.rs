@@ -299,6 +299,17 @@ fn secrets_must_be_secret_and_are_never_shown() {
              gateway.yaml:1:59: routing.egress.allow[2]: {allows_nothing}"
         )
     );
+    let budgets = "budgets:\n\
+                   \x20 - { user: a, amount: '1', period: day }\n\
+                   \x20 - { user: a, amount: '2', period: day, currency: USD }\n\
+                   \x20 - { user: a, amount: '2', period: day, currency: CNY }\n";
+    assert_eq!(
+        lines(&good(budgets, &Env::default()).warnings),
+        "gateway.yaml:3:5: budgets[1]: is for the same as budgets[0]: both count the same spending, and the lower amount \
+         is what holds\n\
+         gateway.yaml:4:54: budgets[2].currency: has no rate in billing.exchange_rates: calls of models whose price is not \
+         in CNY are refused"
+    );
     let short = good("auth: { admin_key: abcdefgh }\n", &Env::default());
     assert_eq!(
         lines(&short.warnings),

@@ -1,0 +1,21 @@
+// The first provider fails, the second answers; the log says what was tried and why.
+//
+//     npm install ./lyss-node
+//     node examples/node/fallback.mjs
+
+import { setTimeout } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Gateway } from "lyss";
+
+const gw = await Gateway.open(fileURLToPath(new URL("../offline.yaml", import.meta.url)));
+
+const answer = await gw.chat.completions.create({
+  model: "steady",
+  messages: [{ role: "user", content: "Are you there?" }],
+});
+console.log(`${answer.meta.provider} answered at attempt ${answer.meta.attempts}`);
+await setTimeout(1000); // the log is written behind the answer
+for (const attempt of (await gw.requests.retrieve(answer.request_id)).decision.attempts) {
+  console.log(`${attempt.provider_id}: ${attempt.outcome}`);
+}
+await gw.close();
