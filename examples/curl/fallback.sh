@@ -15,5 +15,4 @@ lyss /chat/completions -D /dev/stderr -d '{
 grep -iE '^x-(lyss|request)' head.txt
 request=$(sed -n 's/^x-request-id: \([0-9a-f-]*\).*/\1/p' head.txt)
 rm head.txt
-sleep 1 # the log is written behind the answer
 lyss "/requests/$request"

@@ -3,7 +3,6 @@
 //     npm install ./lyss-node
 //     node examples/node/fallback.mjs
 
-import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Gateway } from "lyss";
 
@@ -14,7 +13,6 @@ const answer = await gw.chat.completions.create({
   messages: [{ role: "user", content: "Are you there?" }],
 });
 console.log(`${answer.meta.provider} answered at attempt ${answer.meta.attempts}`);
-await setTimeout(1000); // the log is written behind the answer
 for (const attempt of (await gw.requests.retrieve(answer.request_id)).decision.attempts) {
   console.log(`${attempt.provider_id}: ${attempt.outcome}`);
 }

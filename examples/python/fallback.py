@@ -4,7 +4,6 @@
     python examples/python/fallback.py
 """
 
-import time
 from pathlib import Path
 
 import lyss
@@ -14,6 +13,5 @@ with lyss.Gateway(Path(__file__).parents[1] / "offline.yaml") as gw:
         model="steady", messages=[{"role": "user", "content": "Are you there?"}]
     )
     print(f"{answer.meta.provider} answered at attempt {answer.meta.attempts}")
-    time.sleep(1)  # the log is written behind the answer
     for attempt in gw.requests.retrieve(answer.request_id).decision.attempts:
         print(f"{attempt.provider_id}: {attempt.outcome}")

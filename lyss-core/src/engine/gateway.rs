@@ -36,6 +36,9 @@ use crate::{
 /// The largest metadata of a session, in bytes of JSON.
 const METADATA_MOST: usize = 16 * 1024;
 
+/// How long a question for a request waits until those that have ended are in the log.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
 #[async_trait]
 impl Gateway for Engine {
     async fn authenticate(&self, context: &mut CallContext) -> Result<()> {
@@ -225,7 +228,17 @@ impl Gateway for Engine {
         let principal = self.identify(&context, None).await?;
         principal.may(Scope::Usage)?;
         let owner = owner(&principal, None)?;
-        let row = self.0.database.request(id, owner.as_deref()).await?;
+        let read = || self.0.database.request(id, owner.as_deref());
+        let row = match read().await {
+            // It may have ended a moment ago: what waits is written first.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    && self.0.ledger.flush(WRITTEN_WITHIN).await =>
+            {
+                read().await?
+            }
+            row => row?,
+        };
         Ok(shown_to(&principal, row))
     }
 
