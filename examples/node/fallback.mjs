@@ -13,7 +13,7 @@ const answer = await gw.chat.completions.create({
   messages: [{ role: "user", content: "Are you there?" }],
 });
 console.log(`${answer.meta.provider} answered at attempt ${answer.meta.attempts}`);
-for (const attempt of (await gw.requests.retrieve(answer.request_id)).decision.attempts) {
+for (const attempt of (await gw.requests.retrieve(answer.meta.requestId)).decision.attempts) {
   console.log(`${attempt.provider_id}: ${attempt.outcome}`);
 }
 await gw.close();

@@ -13,5 +13,5 @@ with lyss.Gateway(Path(__file__).parents[1] / "offline.yaml") as gw:
         model="steady", messages=[{"role": "user", "content": "Are you there?"}]
     )
     print(f"{answer.meta.provider} answered at attempt {answer.meta.attempts}")
-    for attempt in gw.requests.retrieve(answer.request_id).decision.attempts:
+    for attempt in gw.requests.retrieve(answer.meta.request_id).decision.attempts:
         print(f"{attempt.provider_id}: {attempt.outcome}")
