@@ -44,6 +44,7 @@ lint: ## Formatting, clippy, docs, licences, nothing of one machine: warnings ar
 fuzz: ## Fuzz the readers of JSON and SSE for a short while (needs a nightly toolchain)
 	tests/fuzz.sh
 
-bench: ## Measure Lyss beside nginx (some minutes); writes docs/performance.md. Try it: tests/load/bench.py --quick
+bench: ## Measure Lyss beside nginx, and in the process beside other clients (half an hour); writes docs/performance.md. Try it: tests/load/bench.py --quick
 	tests/services/install.sh bench
 	python3 tests/load/bench.py
+	python3 tests/load/in_process.py

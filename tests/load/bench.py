@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -28,14 +27,13 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
+import document  # noqa: E402
 import sessions  # noqa: E402
 from rows import ROWS, idle_memory, measure  # noqa: E402
 from servers import BenchError, Direct, Lyss, Nginx  # noqa: E402
 from table import Results, markdown, plain  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def main() -> int:
@@ -64,8 +62,7 @@ def main() -> int:
     missed = sum(line.met is False for line in lines)
     print(f"\n{sum(line.met is True for line in lines)} targets met, {missed} missed")
     if not args.quick and not args.self_check:
-        write_document(f"{markdown(lines)}\n{sessions.markdown(*results.turns)}", args)
-        print(f"written to {DOCUMENT.relative_to(ROOT)}")
+        document.write("bench", f"{markdown(lines)}\n{sessions.markdown(*results.turns)}", args.rounds, args.seconds)
     return 0
 
 
@@ -152,25 +149,6 @@ def raise_file_limit() -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def write_document(table: str, args: argparse.Namespace) -> None:
-    """Puts the table between the markers of docs/performance.md."""
-    text = DOCUMENT.read_text() if DOCUMENT.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise BenchError(f"{DOCUMENT} has lost its markers {BEGIN} and {END}")
-    where = f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}"
-    made = f"{time.strftime('%Y-%m-%d')}, {where}; median of {args.rounds} rounds of {args.seconds:g} s (`make bench`)."
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{made}\n\n{table}{END}{tail}")
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":
