@@ -2,7 +2,7 @@
 
     export LYSS_DATABASE=postgres://lyss@localhost/lyss LYSS_REDIS=localhost:6379
     python examples/doors/begin.py          # prints the session's id
-    node examples/doors/continue.mjs ID
+    node examples/doors/continue.js ID     # after npm install in examples/
     lyss serve --config examples/doors/gateway.yaml &
     examples/doors/read.sh ID
 """

@@ -1,29 +1,28 @@
-// A budget of a user: calls are paid from it, and refused before they cost more than is left.
+// What the session may cost bounds its answers, and then stops them.
+//
+//     cd examples && npm install
+//     node node/budget.js
 
+import { randomUUID } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { BudgetExceededError, Gateway } from "lyss";
 
-const gw = await Gateway.open({
-  data: { dir: "lyss-data" },
-  providers: { simulated: {} },
-  billing: { prices: { echo: { input: 10, output: 1000, currency: "USD" } } }, // per million tokens
-});
-const budget = await gw.admin.budgets.create({ user: "bob", amount: "0.10", currency: "USD", period: "day" });
+const session = `example-${randomUUID()}`;
+const gw = await Gateway.open(fileURLToPath(new URL("../offline.yaml", import.meta.url)));
 
-const ask = (max_tokens) =>
-  gw.chat.completions.create({ model: "simulated/echo", user_id: "bob", max_tokens, messages: [{ role: "user", content: "word ".repeat(30) }] });
-
-let paid = 0;
-try {
-  for (;;) {
-    await ask(30);
-    paid++;
+for (let turn = 1; turn < 20; turn++) {
+  try {
+    const answer = await gw.chat.completions.create({
+      model: "assistant",
+      messages: [{ role: "user", content: `Turn ${turn}: tell me more.` }],
+      session_id: session,
+    });
+    console.log(`turn ${turn}: at most ${answer.meta.maxTokensClamped} tokens were left for the answer`);
+  } catch (error) {
+    if (!(error instanceof BudgetExceededError)) throw error;
+    console.log(`turn ${turn}: ${error.code}`);
+    console.log(error.message);
+    break;
   }
-} catch (error) {
-  if (!(error instanceof BudgetExceededError)) throw error;
-  console.log(`refused with ${error.status} ${error.code}`);
 }
-const { spent, amount } = await gw.admin.budgets.retrieve(budget.id);
-console.log(`${paid} calls, and no more than ${amount} spent: ${Number(spent) <= Number(amount)}`);
-
-await gw.admin.budgets.delete(budget.id);
 await gw.close();

@@ -1,24 +1,19 @@
-// Two providers for one model: when the first fails, the second answers. The first is written here.
+// The first provider fails, the second answers; the log says what was tried and why.
+//
+//     cd examples && npm install
+//     node node/fallback.js
 
-import { Gateway, InternalServerError } from "lyss";
+import { fileURLToPath } from "node:url";
+import { Gateway } from "lyss";
 
-const gw = await Gateway.open({
-  data: { dir: "lyss-data" },
-  providers: { simulated: {} },
-  routing: { max_retries: 1 },
+const gw = await Gateway.open(fileURLToPath(new URL("../offline.yaml", import.meta.url)));
+
+const answer = await gw.chat.completions.create({
+  model: "steady",
+  messages: [{ role: "user", content: "Are you there?" }],
 });
-gw.registerProvider("shaky", {
-  chat() {
-    throw new InternalServerError(503, { message: "not today" });
-  },
-});
-const rules = [
-  await gw.admin.routingRules.create({ model_name: "assistant", provider_id: "shaky", priority: 1 }),
-  await gw.admin.routingRules.create({ model_name: "assistant", provider_id: "simulated", upstream_model: "echo", priority: 2 }),
-];
-
-const answer = await gw.chat.completions.create({ model: "assistant", messages: [{ role: "user", content: "Is somebody there?" }] });
-console.log(`${answer.meta.provider} answered at attempt ${answer.meta.attempts}: ${answer.choices[0].message.content}`);
-
-for (const rule of rules) await gw.admin.routingRules.delete(rule.id);
+console.log(`${answer.meta.provider} answered at attempt ${answer.meta.attempts}`);
+for (const attempt of (await gw.requests.retrieve(answer.meta.requestId)).decision.attempts) {
+  console.log(`${attempt.provider_id}: ${attempt.outcome}`);
+}
 await gw.close();

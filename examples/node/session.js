@@ -1,18 +1,25 @@
-// A conversation that the gateway keeps: each turn sends only what is new.
+// A conversation: only what is new is sent, the gateway keeps the rest.
+//
+//     cd examples && npm install
+//     node node/session.js
 
+import { randomUUID } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { Gateway } from "lyss";
 
-const gw = await Gateway.open({ data: { dir: "lyss-data" }, providers: { simulated: {} } });
-const ann = gw.withOptions({ userId: "ann" });
-const say = (content, session_id) => ann.chat.completions.create({ model: "simulated/echo", messages: [{ role: "user", content }], session_id });
+const session = `example-${randomUUID()}`;
+const gw = await Gateway.open(fileURLToPath(new URL("../offline.yaml", import.meta.url)));
 
-const first = await say("My name is Ann.", "new");
-const id = first.meta.sessionId;
-await say("What is my name?", id);
+for (const text of ["My name is Ada.", "What is my name?"]) {
+  const answer = await gw.chat.completions.create({
+    model: "assistant",
+    messages: [{ role: "user", content: text }],
+    session_id: session,
+    user_id: "ada",
+  });
+  console.log(`${text} -> a prompt of ${answer.usage.prompt_tokens} tokens`);
+}
+const kept = await gw.sessions.retrieve(session, { user_id: "ada" });
+console.log(`${kept.message_count} messages are kept`);
+await gw.sessions.delete(session, { user_id: "ada" });
 await gw.close();
-
-// Another process, another day.
-const later = (await Gateway.open({ data: { dir: "lyss-data" }, providers: { simulated: {} } })).withOptions({ userId: "ann" });
-for await (const { message } of await later.sessions.messages(id)) console.log(`${message.role}: ${message.content}`);
-await later.sessions.delete(id);
-await later.close();

@@ -1,30 +1,35 @@
-// A tool that the model calls, and its result.
+// The model asks for a tool; its result goes back in the next request.
+//
+//     cd examples && npm install
+//     node node/tools.js
 
+import { fileURLToPath } from "node:url";
 import { Gateway } from "lyss";
 
-const gw = await Gateway.open({ data: { dir: "lyss-data" }, providers: { simulated: {} } });
-const tools = [
-  {
-    type: "function",
-    function: { name: "weather", description: "The weather of a city", parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] } },
+const weather = {
+  type: "function",
+  function: {
+    name: "weather",
+    parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
   },
-];
-const weather = ({ city }) => ({ city: city || "Bremen", degrees: 21 });
+};
 
-const messages = [{ role: "user", content: "How warm is it in Bremen?" }];
-const first = await gw.chat.completions.create({
-  model: "simulated/echo",
+const gw = await Gateway.open(fileURLToPath(new URL("../offline.yaml", import.meta.url)));
+
+const messages = [{ role: "user", content: "What is the weather in Paris?" }];
+let answer = await gw.chat.completions.create({
+  model: "assistant",
   messages,
-  tools,
-  tool_choice: { type: "function", function: { name: "weather" } }, // the simulated model calls a tool when it must
+  tools: [weather],
+  tool_choice: { type: "function", function: { name: "weather" } },
 });
-messages.push(first.choices[0].message);
-for (const call of first.choices[0].message.tool_calls) {
-  const result = weather(JSON.parse(call.function.arguments));
-  console.log(`${call.function.name} -> ${JSON.stringify(result)}`);
-  messages.push({ role: "tool", tool_call_id: call.id, content: JSON.stringify(result) });
+const message = answer.choices[0].message;
+messages.push(message);
+for (const call of message.tool_calls) {
+  const names = Object.keys(JSON.parse(call.function.arguments));
+  console.log(`asked for ${call.function.name}(${names.join(", ")})`);
+  messages.push({ role: "tool", tool_call_id: call.id, content: "18 degrees, sunny" });
 }
-const second = await gw.chat.completions.create({ model: "simulated/echo", messages, tools });
-console.log(second.choices[0].message.content);
-
+answer = await gw.chat.completions.create({ model: "assistant", messages, tools: [weather] });
+console.log(answer.choices[0].message.content);
 await gw.close();

@@ -74,11 +74,9 @@ fn with_package() -> tempfile::TempDir {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
-    std::fs::copy(
-        examples().join("offline.yaml"),
-        dir.path().join("offline.yaml"),
-    )
-    .unwrap();
+    for file in ["offline.yaml", "package.json"] {
+        std::fs::copy(examples().join(file), dir.path().join(file)).unwrap();
+    }
     dir
 }
 
@@ -117,7 +115,7 @@ fn python() {
 fn node() {
     let (node, folder) = (interpreter("LYSS_TEST_NODE"), with_package());
     check(|name, dir| {
-        let script = folder.path().join("node").join(name).with_extension("mjs");
+        let script = folder.path().join("node").join(name).with_extension("js");
         said(Command::new(&node).arg(script), dir)
     });
 }
@@ -146,7 +144,7 @@ async fn a_conversation_crosses_doors() {
         let session = door(begin).trim().to_owned();
         let mut go_on = Command::new(interpreter("LYSS_TEST_NODE"));
         go_on
-            .arg(folder.path().join("doors/continue.mjs"))
+            .arg(folder.path().join("doors/continue.js"))
             .arg(&session);
         let said = door(go_on);
         let mut read = Command::new(examples().join("doors/read.sh"));

@@ -1,7 +1,7 @@
 // One question, one answer. Nothing to start first: the gateway runs inside this program.
 //
-//     npm install ./lyss-node
-//     node examples/node/quick_start.mjs
+//     cd examples && npm install
+//     node node/quick_start.js
 
 import { fileURLToPath } from "node:url";
 import { Gateway } from "lyss";
