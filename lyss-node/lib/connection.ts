@@ -138,6 +138,8 @@ export class Connection {
     const closed = waitFor(this.waiting, 0);
     this.native.close(graceMs);
     await closed;
+    // A provider may hold the gateway that holds it.
+    this.providers.clear();
   }
 
   #next(): number {

@@ -58,6 +58,10 @@ export class Providers {
     this.#registered.set(id, { provider, models });
   }
 
+  clear(): void {
+    this.#registered.clear();
+  }
+
   /** Something that the native part asks. */
   take(id: number, kind: Kind, text: string, body: string): void {
     if (kind === Kind.Ask) void this.#ask(id, text, body);
@@ -70,7 +74,8 @@ export class Providers {
     const running: Running = { controller: new AbortController() };
     this.#running.set(id, running);
     try {
-      const registered = this.#registered.get(name)!;
+      const registered = this.#registered.get(name);
+      if (!registered) throw new APIError(503, { message: "the gateway is closed", type: "overloaded_error", code: "shutting_down" });
       if (path === "models") {
         const data = registered.models.map((model) => ({ id: model, object: "model", created: 0, owned_by: name }));
         return this.#answer(id, { object: "list", data });
@@ -131,13 +136,14 @@ export class Providers {
 
 async function completed(provider: Provider, request: ChatCompletionCreateParams, context: ProviderContext): Promise<object> {
   if (provider.chat) {
-    const answer = await provider.chat(request, context);
+    const answer = checked(await provider.chat(request, context), "chat", "choices");
     return typeof answer === "string" ? completion(request.model, answer, "stop") : { ...completion(request.model, "", "stop"), ...answer };
   }
   let text = "";
   let finish: string | null = null;
   let usage: unknown;
   for await (const piece of await streamed(provider, request, context)) {
+    checked(piece, "chatStream", "choices");
     if (typeof piece === "string") text += piece;
     else {
       text += piece.choices[0]?.delta.content ?? "";
@@ -151,7 +157,7 @@ async function completed(provider: Provider, request: ChatCompletionCreateParams
 async function streamed(provider: Provider, request: ChatCompletionCreateParams, context: ProviderContext): Promise<AsyncIterable<ChatPiece> | Iterable<ChatPiece>> {
   if (provider.chatStream) return provider.chatStream(request, context);
   if (!provider.chat) throw unsupported("chat");
-  const answer = await provider.chat(request, context);
+  const answer = checked(await provider.chat(request, context), "chat", "choices");
   if (typeof answer === "string") return [answer];
   const { choices, usage } = answer;
   const parts: ChatPiece[] = choices.map(({ index, message, finish_reason }) => {
@@ -165,8 +171,16 @@ async function streamed(provider: Provider, request: ChatCompletionCreateParams,
 async function embedded(provider: Provider, request: EmbeddingCreateParams, context: ProviderContext): Promise<object> {
   if (!provider.embeddings) throw unsupported("embeddings");
   const answer = await provider.embeddings(request, context);
+  if (!Array.isArray(answer)) checked(answer, "embeddings", "data");
   const list = Array.isArray(answer) ? { data: answer.map((embedding, index) => ({ object: "embedding", index, embedding })) } : answer;
   return { object: "list", model: request.model, ...list };
+}
+
+/** What a provider gave, if it can be that: an answer without anything in it would be taken for the model's silence. */
+function checked<T>(value: T, method: string, member: "choices" | "data"): T {
+  const found = typeof value === "string" ? method !== "embeddings" : Array.isArray((value as Record<string, unknown> | null)?.[member]);
+  if (!found) throw new TypeError(`\`${method}\` of a provider gave ${value === null ? "null" : typeof value}, not a text or an object with \`${member}\``);
+  return value;
 }
 
 /** The events of a stream: chunks made whole, and a finish where the provider gives none. */
@@ -175,6 +189,7 @@ async function* eventsOf(pieces: AsyncIterable<ChatPiece> | Iterable<ChatPiece>,
   let begun = false;
   let finished = false;
   for await (const piece of pieces) {
+    checked(piece, "chatStream", "choices");
     if (typeof piece === "string") {
       const delta = begun ? { content: piece } : { role: "assistant", content: piece };
       yield event({ ...head, choices: [{ index: 0, delta, finish_reason: null }] });

@@ -60,5 +60,7 @@ if (wanted("ts") && !(ifMissing && existsSync(join(here, "dist", "index.js")))) 
     run("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"], "it comes with Node");
   }
   rmSync(join(here, "dist"), { recursive: true, force: true });
+  const licence = join(here, "..", "LICENSE");
+  if (existsSync(licence)) copyFileSync(licence, join(here, "LICENSE"));
   process.stdout.write(run(process.execPath, [join(here, "node_modules", "typescript", "bin", "tsc"), "-p", here], "it runs this script"));
 }

@@ -1,6 +1,6 @@
 //! One call: its task, its stream, its end.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -8,7 +8,7 @@ use futures::FutureExt;
 use http::{HeaderMap, Request, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use lyss_core::types::Credential;
+use lyss_core::{Error, ErrorKind, types::Credential};
 use lyss_http::InProcess;
 use napi::Result;
 use napi_derive::napi;
@@ -101,14 +101,16 @@ impl Call {
         let task = Arc::clone(&state);
         runtime()?.spawn(async move {
             let answer = task.answer(&gateway, request, credential);
-            match task.unless_ended(answer).await {
-                Some(event) => {
-                    if !matches!(event, Event::Head(_, _, None)) {
-                        task.over();
-                    }
-                    task.inbox.send(task.id, event);
-                }
-                None => task.over(),
+            let event = task.unless_ended(answer).await;
+            let streams = matches!(event, Some(Event::Head(_, _, None)));
+            if !streams {
+                task.over();
+            }
+            if let Some(event) = event {
+                task.inbox.send(task.id, event);
+            }
+            if streams {
+                task.end_with_gateway().await;
             }
         });
         Ok(Self(state))
@@ -125,8 +127,20 @@ impl State {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => None,
-            event = work => Some(event),
+            // A defect must not leave anybody waiting.
+            event = AssertUnwindSafe(work).catch_unwind() => Some(event.unwrap_or_else(|_| defect())),
             () = self.closing.cancelled() => Some(Event::Cut),
+        }
+    }
+
+    /// Ends a stream that nobody is reading when the gateway ends.
+    async fn end_with_gateway(&self) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.closing.cancelled() => {
+                self.body.lock().take();
+                self.over();
+            }
         }
     }
 
@@ -152,7 +166,9 @@ impl State {
     async fn pull(&self) {
         let taken = self.body.lock().take();
         let Some(mut body) = taken else {
-            self.inbox.send(self.id, Event::End);
+            let cut = self.closing.is_cancelled();
+            let event = if cut { Event::Cut } else { Event::End };
+            self.inbox.send(self.id, event);
             return;
         };
         let event = self.unless_ended(piece(&mut body, self.text)).await;
@@ -162,15 +178,21 @@ impl State {
             self.over();
         } else {
             *self.body.lock() = Some(body);
-            if self.cancel.is_cancelled() {
-                // Cancelled in between: nobody else will drop it.
+            if self.cancel.is_cancelled() || self.closing.is_cancelled() {
+                // Ended in between: nobody else will drop it.
                 self.body.lock().take();
+                self.over();
             }
         }
         if let Some(event) = event {
             self.inbox.send(self.id, event);
         }
     }
+}
+
+fn defect() -> Event {
+    let error = Error::new(ErrorKind::Internal, "the gateway failed");
+    Event::Head(500, String::new(), Some(Payload::Text(error.to_json(None))))
 }
 
 /// The next events: waits for the first, and takes those along that are there.

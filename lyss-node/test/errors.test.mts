@@ -97,11 +97,14 @@ test("closing ends what still runs", async () => {
   const read = failure((async () => {
     for await (const _ of stream);
   })());
+  // Nobody waits for this one when the gateway ends.
+  const unread = await other.chat.completions.create({ model: "m", messages: say("hang"), stream: true });
   const begun = Date.now();
   await other.close({ timeout: 100 });
   assert.ok(Date.now() - begun < 3000, `${Date.now() - begun} ms`);
   assert.equal((await running).code, "shutting_down");
   assert.equal((await read).code, "shutting_down");
+  assert.equal((await failure(unread[Symbol.asyncIterator]().next())).code, "shutting_down");
 });
 
 test("one copy of the package, however it is loaded", () => {

@@ -97,8 +97,8 @@ test("thrown errors are what they are; others are named, and warned of", async (
   assert.ok(busy instanceof RateLimitError);
   assert.equal(busy.retryAfter, 3);
   await assert.rejects(ask("strict/x"), { status: 400, code: "bad_colour", param: "colour", message: "no such colour" });
-  for (const call of [ask("odd/x"), read("odd/x")]) {
-    const odd = await call.then(() => assert.fail(), (error: unknown) => error as APIError);
+  for (const call of [() => ask("odd/x"), () => read("odd/x")]) {
+    const odd = await call().then(() => assert.fail(), (error: unknown) => error as APIError);
     assert.deepEqual([odd.status, odd.code], [502, "upstream_error"]);
     assert.match(odd.message, /Odd/);
     assert.doesNotMatch(odd.message, /secret/);
@@ -106,6 +106,16 @@ test("thrown errors are what they are; others are named, and warned of", async (
   await until(() => warned.length === 2, "warned");
   assert.match(warned[0]!.message, /Odd: secret inside\n +at/);
   process.off("warning", listen);
+});
+
+test("an answer that is none is an error", async () => {
+  // @ts-expect-error: not an answer
+  gw.registerProvider("void", { chat: async () => undefined, embeddings: () => "x", async *chatStream() { yield 1; } });
+  await assert.rejects(ask("void/x"), { status: 502, code: "upstream_error" });
+  await assert.rejects(read("void/x"), { status: 502 });
+  await assert.rejects(gw.embeddings.create({ model: "void/x", input: "x" }), { status: 502 });
+  gw.registerProvider("nothing", {});
+  await assert.rejects(ask("nothing/x"), { status: 400, message: "this provider does not serve chat" });
 });
 
 test("an error in the middle of a stream ends it", async () => {
