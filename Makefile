@@ -3,7 +3,7 @@ CONFIG ?= examples/gateway.yaml
 LYSS = cargo run --release -p lyss-http --bin lyss --
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gateway migrate test test-rust test-clients test-model chaos lint fuzz bench
+.PHONY: help run run-gateway migrate test test-rust test-python test-node test-clients test-model chaos lint fuzz bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,14 @@ migrate: ## Apply the database migrations of CONFIG
 test: ## Run every test: installs what is missing, starts its own PostgreSQL and Redis
 	tests/run.sh all
 
-test-rust: ## Run the Rust tests only
+test-rust: ## Run the Rust tests only (the shared cases need both packages, which are built)
 	tests/run.sh rust
+
+test-python: ## Build the Python package below target/ and run its tests only
+	tests/run.sh python
+
+test-node: ## Build the Node package and run its tests only
+	tests/run.sh node
 
 test-clients: ## Run the official SDKs against the built gateway only
 	tests/run.sh clients

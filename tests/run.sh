@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the tests on real PostgreSQL and Redis servers of its own, then the official SDKs against the
-# built gateway. Everything is started on free ports in a temporary directory and stopped at the end.
+# Builds and tests the Python and the Node package, runs the Rust tests on real PostgreSQL and Redis servers of its own (the shared
+# cases through both packages among them), then the official SDKs against the built gateway. Everything is started on free
+# ports in a temporary directory and stopped at the end.
 #
-#   tests/run.sh [all|rust|clients|chaos]
+#   tests/run.sh [all|python|node|rust|clients|chaos]
 #
 # `chaos` runs the chaos suite alone, long (LYSS_CHAOS_REQUESTS, LYSS_CHAOS_KILLS, LYSS_CHAOS_OUTAGES), and shows its figures.
 # LYSS_TEST_FILTER='test(spool)' narrows the Rust tests (a nextest filter expression).
@@ -10,7 +11,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-all}
-case $what in all | rust | clients | chaos) ;; *) echo "run.sh: all, rust, clients or chaos" >&2; exit 2 ;; esac
+case $what in
+all | python | node | rust | clients | chaos) ;;
+*) echo "run.sh: all, python, node, rust, clients or chaos" >&2; exit 2 ;;
+esac
+wants() { [ "$what" = all ] || [ "$what" = "$1" ]; }
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 work=$(mktemp -d "${TMPDIR:-/tmp}/lyss-test-XXXXXX")
@@ -94,6 +99,21 @@ wait_for() { # URL PID LOG: until it answers 2xx, at most 20 s
 nextest() {
   cargo nextest run --workspace --no-fail-fast --status-level fail --final-status-level fail \
     ${LYSS_TEST_FILTER:+-E "$LYSS_TEST_FILTER"}
+}
+
+# The packages for other languages, in the target directory: with their own tests if asked for, and in any case as the doors
+# that the shared cases go through.
+packages() {
+  local python=lyss-py/tests/run.sh node=lyss-node/test/run.sh name
+  for name in python node; do
+    if wants "$name"; then
+      step "$name" "${!name}"
+    elif wants rust && ! "${!name}" build >"$work/$name.log" 2>&1 </dev/null; then
+      cat "$work/$name.log" >&2
+    fi
+  done
+  export LYSS_TEST_PYTHON=$target/python/bin/python LYSS_TEST_NODE
+  LYSS_TEST_NODE=$(command -v node)
 }
 
 rust_tests() {
@@ -193,15 +213,17 @@ model_test() {
 tests/services/install.sh test
 if [ -x "$target/tools/node_modules/node/bin/node" ]; then PATH=$target/tools/node_modules/node/bin:$PATH; fi
 
-LYSS_TEST_POSTGRES=$(tests/services/postgres.sh start "$work/postgres")
-LYSS_TEST_REDIS=$(tests/services/redis.sh start "$work/redis")
-export LYSS_TEST_POSTGRES LYSS_TEST_REDIS
-if [ "$what" != clients ] && [ "$what" != chaos ]; then
+if [ "$what" != python ] && [ "$what" != node ]; then
+  LYSS_TEST_POSTGRES=$(tests/services/postgres.sh start "$work/postgres")
+  LYSS_TEST_REDIS=$(tests/services/redis.sh start "$work/redis")
+  export LYSS_TEST_POSTGRES LYSS_TEST_REDIS
+  redis_addr=${LYSS_TEST_REDIS#redis://}
+  redis_addr=${redis_addr%/}
+fi
+if wants rust; then
   LYSS_TEST_REDIS_CLUSTER=$(tests/services/redis.sh cluster "$work/cluster")
   export LYSS_TEST_REDIS_CLUSTER
 fi
-redis_addr=${LYSS_TEST_REDIS#redis://}
-redis_addr=${redis_addr%/}
 
 if [ "$what" = chaos ]; then
   export LYSS_CHAOS_REQUESTS=${LYSS_CHAOS_REQUESTS:-100000} LYSS_CHAOS_KILLS=${LYSS_CHAOS_KILLS:-200}
@@ -218,8 +240,9 @@ if ! cargo build --workspace --all-targets; then
   exit 1
 fi
 
-[ "$what" = clients ] || rust_tests
-[ "$what" = rust ] || client_tests
+[ "$what" = clients ] || packages
+if wants rust; then rust_tests; fi
+if wants clients; then client_tests; fi
 [ "$what" != all ] || model_test
 
 echo "$passed passed, $failed failed"
