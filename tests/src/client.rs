@@ -11,6 +11,8 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 
+use crate::secrets;
+
 /// The path of chat completions.
 pub const CHAT: &str = "/v1/chat/completions";
 
@@ -195,6 +197,8 @@ impl Reading {
                 self.read.extend_from_slice(&data);
             }
         }
+        secrets::none_in("an answer", &self.read);
+        secrets::none_in("an answer's head", format!("{:?}", self.headers).as_bytes());
         Ok(Answer {
             status: self.status,
             headers: self.headers,

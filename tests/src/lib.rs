@@ -11,6 +11,7 @@ pub mod pair;
 pub mod process;
 pub mod rust_door;
 pub mod script_door;
+pub mod secrets;
 pub mod services;
 pub mod store;
 pub mod world;

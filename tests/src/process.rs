@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{client::Client, store::Store, world::lay_over};
+use crate::{client::Client, secrets, store::Store, world::lay_over};
 
 /// How long a start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,6 +71,7 @@ impl Setup {
             "monitoring": {"prometheus": {"enabled": false}},
         });
         lay_over(&mut config, overlay);
+        secrets::plant_all(&config);
         let path = dir.path().join("gateway.yaml");
         // JSON is YAML.
         std::fs::write(&path, config.to_string()).expect("the file is written");
@@ -134,7 +135,12 @@ impl Setup {
         let output = self.run(&[&["keys", "create"], args].concat());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
+        let key = text(&output.stdout);
+        // The part before it is public.
+        if let Some((_, secret)) = key.rsplit_once('_') {
+            secrets::plant(secret);
+        }
+        key
     }
 
     /// Starts `lyss serve`, without waiting for it.
@@ -309,5 +315,9 @@ impl Drop for Lyss {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            secrets::none_in("the log", self.log().as_bytes());
+            secrets::none_in("what was printed", self.stdout().as_bytes());
+        }
     }
 }
