@@ -36,9 +36,12 @@ export interface ClientOptions {
   headers?: Readonly<Record<string, string | null | undefined>>;
 }
 
-/** What is sent with a call. `body`: a value that becomes JSON, or a string that is sent as it is. */
+/** What is sent with a call. */
 export interface RequestParts {
-  body?: unknown;
+  /** An object, which becomes JSON. */
+  body?: object;
+  /** A body that is sent as it is, instead. */
+  raw?: string;
   query?: Query;
   /** Where the user goes whom the client's options name: into the body, or the query. */
   user?: "body" | "query";
@@ -91,11 +94,12 @@ export class Client {
   ): Promise<{ head: Happened; meta: Meta; exchange: Exchange }> {
     const { userId } = this.options;
     let { body } = parts;
+    if ("body" in parts && (typeof body !== "object" || body === null)) throw new TypeError(`${path} takes an object, not ${body === null ? "null" : typeof body}`);
     let query = options.query ? { ...parts.query, ...options.query } : parts.query;
     if (userId !== undefined) {
-      const target = parts.user === "body" ? (body as Record<string, unknown> | undefined) : query;
+      const target = parts.user === "body" ? (body as Record<string, unknown>) : query;
       if (target?.["user_id"] === undefined) {
-        if (parts.user === "body") body = { ...(body as object), user_id: userId };
+        if (parts.user === "body") body = { ...body, user_id: userId };
         else query = { ...query, user_id: userId };
       }
     }
@@ -103,7 +107,7 @@ export class Client {
       method,
       path: query ? withQuery(path, query) : path,
       headers: this.#headers(options),
-      body: body === undefined ? null : typeof body === "string" ? body : JSON.stringify(body),
+      body: parts.raw ?? (body ? JSON.stringify(body) : null),
       key: this.options.apiKey ?? null,
       text: true,
       signal: options.signal,

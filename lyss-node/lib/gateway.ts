@@ -126,10 +126,11 @@ export class Gateway implements AsyncDisposable {
   request<T extends object = Record<string, unknown>>(
     method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE",
     path: string,
-    options: RequestOptions & { body?: unknown } = {},
+    options: RequestOptions & { body?: object | string | null } = {},
   ): Promise<(T & WithMeta) | Stream<T>> {
     const { body, ...rest } = options;
-    return this.#client.either<T, T>(method, path, { body }, rest);
+    const parts = body == null ? {} : typeof body === "string" ? { raw: body } : { body };
+    return this.#client.either<T, T>(method, path, parts, rest);
   }
 
   /**
@@ -139,6 +140,9 @@ export class Gateway implements AsyncDisposable {
   registerProvider(id: string, provider: Provider, options: { models?: string[] } = {}): void {
     const { connection } = this.#client;
     const models = options.models ?? [];
+    if (!/^[A-Za-z0-9._-]{1,64}$/.test(id)) throw new TypeError(`\`${id}\` is no id of a provider: letters, digits, \`.\`, \`_\` and \`-\`, at most 64`);
+    const methods = [provider?.chat, provider?.chatStream, provider?.embeddings];
+    if (!methods.some((method) => typeof method === "function")) throw new TypeError("a provider has at least one of the methods `chat`, `chatStream` and `embeddings`");
     connection.native.registerProvider(id, models);
     connection.providers.set(id, provider, models);
   }

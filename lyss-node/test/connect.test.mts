@@ -80,7 +80,7 @@ test("what is left is cancelled behind the service", async () => {
 });
 
 test("providers run in the service", () => {
-  assert.throws(() => gw.registerProvider("mine", {}), /service/);
+  assert.throws(() => gw.registerProvider("mine", { chat: () => "x" }), /service/);
 });
 
 test("an address that is none, and a service that is away", async () => {

@@ -49,6 +49,8 @@ test("mistakes are named", async () => {
   await assert.rejects(gw.request("GET", "no path at all"), LyssError);
   await assert.rejects(gw.models.list({ headers: { "bad header": "x" } }), /the header `bad header` cannot be sent/);
   await assert.rejects(async () => gw.sessions.retrieve(""), TypeError);
+  // @ts-expect-error: a text is no request
+  await assert.rejects(gw.chat.completions.create("hi"), /takes an object, not string/);
 });
 
 test("what a provider says is passed on", async () => {

@@ -114,8 +114,10 @@ test("an answer that is none is an error", async () => {
   await assert.rejects(ask("void/x"), { status: 502, code: "upstream_error" });
   await assert.rejects(read("void/x"), { status: 502 });
   await assert.rejects(gw.embeddings.create({ model: "void/x", input: "x" }), { status: 502 });
-  gw.registerProvider("nothing", {});
-  await assert.rejects(ask("nothing/x"), { status: 400, message: "this provider does not serve chat" });
+  gw.registerProvider("vectors", { embeddings: () => [[1]] });
+  await assert.rejects(ask("vectors/x"), { status: 400, message: "this provider does not serve chat" });
+  assert.throws(() => gw.registerProvider("nothing", {}), /at least one of the methods/);
+  assert.throws(() => gw.registerProvider("a/b", { chat: () => "x" }), /is no id of a provider/);
 });
 
 test("an error in the middle of a stream ends it", async () => {

@@ -17,6 +17,7 @@ if [ "$what" != test ]; then
 fi
 
 if [ "$what" != build ]; then
+    rm -rf test/build
     node_modules/.bin/tsc -p test
     (
         cd test/sdk
