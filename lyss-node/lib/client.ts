@@ -4,6 +4,7 @@ import type { Connection, Exchange, Happened } from "./connection";
 import { errorOfBody } from "./errors";
 import { Meta, withMeta, type WithMeta } from "./meta";
 import { Page } from "./page";
+import { APIPromise } from "./promise";
 import { Stream } from "./stream";
 import type { List } from "./types/records";
 
@@ -55,17 +56,16 @@ export class Client {
   ) {}
 
   /** Makes a call and reads the answer; `undefined` for one without a body. */
-  async json<T extends object>(method: string, path: string, parts: RequestParts = {}, options: RequestOptions = {}): Promise<T & WithMeta> {
-    const { head, meta } = await this.#send(method, path, parts, options);
-    const text = (head.payload ?? "") as string;
-    return withMeta((text === "" ? {} : JSON.parse(text)) as T, meta);
+  json<T extends object>(method: string, path: string, parts: RequestParts = {}, options: RequestOptions = {}): APIPromise<T & WithMeta> {
+    return APIPromise.of(this.#send(method, path, parts, options).then(({ head, meta }) => parsed<T>(head, meta)));
   }
 
   /** Reads a page of a listing. */
-  async page<T>(path: string, query: Query, options: RequestOptions = {}): Promise<Page<T>> {
-    const { head, meta } = await this.#send("GET", path, { query }, options);
-    const list = JSON.parse(head.payload as string) as List<T>;
-    return new Page(list, meta, (cursor) => this.page(path, { ...query, cursor }, options));
+  page<T>(path: string, query: Query, options: RequestOptions = {}): APIPromise<Page<T>> {
+    const follow = (cursor: string) => this.page<T>(path, { ...query, cursor }, options);
+    return APIPromise.of(
+      this.#send("GET", path, { query }, options).then(({ head, meta }) => new Page(JSON.parse(head.payload as string) as List<T>, meta, follow)),
+    );
   }
 
   /** Makes a call that has nothing to say but that it is done. */
@@ -74,16 +74,17 @@ export class Client {
   }
 
   /** Makes a call that is answered with a stream of events, or with JSON if the gateway sees fit. */
-  async either<T extends object, Item>(
+  either<T extends object, Item>(
     method: string,
     path: string,
     parts: RequestParts = {},
     options: RequestOptions = {},
-  ): Promise<(T & WithMeta) | Stream<Item>> {
-    const { head, meta, exchange } = await this.#send(method, path, parts, options);
-    if (head.payload === null) return new Stream<Item>(exchange, meta);
-    const text = head.payload as string;
-    return withMeta((text === "" ? {} : JSON.parse(text)) as T, meta);
+  ): APIPromise<(T & WithMeta) | Stream<Item>> {
+    return APIPromise.of(
+      this.#send(method, path, parts, options).then(({ head, meta, exchange }) =>
+        head.payload === null ? new Stream<Item>(exchange, meta) : parsed<T>(head, meta),
+      ),
+    );
   }
 
   async #send(
@@ -128,6 +129,11 @@ export class Client {
     if (options.idempotencyKey !== undefined) headers.push("idempotency-key", options.idempotencyKey);
     return headers;
   }
+}
+
+function parsed<T extends object>(head: Happened, meta: Meta): T & WithMeta {
+  const text = (head.payload ?? "") as string;
+  return withMeta((text === "" ? {} : JSON.parse(text)) as T, meta);
 }
 
 /** A path with a query; parameters that are null or undefined are left out, lists are joined with commas. */

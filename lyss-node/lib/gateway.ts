@@ -5,6 +5,7 @@ import { Client, type ClientOptions, type Query, type RequestOptions } from "./c
 import { Connection, type Source } from "./connection";
 import { fetchThrough } from "./fetch";
 import type { WithMeta } from "./meta";
+import type { APIPromise } from "./promise";
 import type { Provider } from "./provider";
 import { Admin } from "./resources/admin";
 import { Chat } from "./resources/chat";
@@ -108,17 +109,17 @@ export class Gateway implements AsyncDisposable {
   }
 
   /** Totals of requests, tokens and cost. */
-  usage(params: UsageParams = {}, options?: RequestOptions): Promise<List<UsageTotal> & WithMeta> {
+  usage(params: UsageParams = {}, options?: RequestOptions): APIPromise<List<UsageTotal> & WithMeta> {
     return this.#client.json("GET", "/v1/usage", { query: { ...params } as Query }, options);
   }
 
   /** Whether what the gateway depends on answers. */
-  health(options?: RequestOptions): Promise<Health & WithMeta> {
+  health(options?: RequestOptions): APIPromise<Health & WithMeta> {
     return this.#client.json("GET", "/health", {}, options);
   }
 
   /** Whether calls are taken; throws an `InternalServerError` with status 503 where not. */
-  ready(options?: RequestOptions): Promise<Ready & WithMeta> {
+  ready(options?: RequestOptions): APIPromise<Ready & WithMeta> {
     return this.#client.json("GET", "/ready", {}, options);
   }
 
@@ -127,7 +128,7 @@ export class Gateway implements AsyncDisposable {
     method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE",
     path: string,
     options: RequestOptions & { body?: object | string | null } = {},
-  ): Promise<(T & WithMeta) | Stream<T>> {
+  ): APIPromise<(T & WithMeta) | Stream<T>> {
     const { body, ...rest } = options;
     const parts = body == null ? {} : typeof body === "string" ? { raw: body } : { body };
     return this.#client.either<T, T>(method, path, parts, rest);

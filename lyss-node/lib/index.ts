@@ -22,6 +22,7 @@ export {
   type ErrorBody,
 } from "./errors";
 export { Meta, type WithMeta } from "./meta";
+export { APIPromise } from "./promise";
 export { Page } from "./page";
 export { Stream } from "./stream";
 export type { ChatAnswer, ChatPiece, EmbeddingAnswer, Provider, ProviderContext } from "./provider";

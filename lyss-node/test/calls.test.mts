@@ -32,6 +32,18 @@ test("a whole answer, and what the gateway says about it", async () => {
   assert.deepEqual({ temperature, made_up }, { temperature: 0.5, made_up: [1] });
 });
 
+test("an answer with its response, whole and streamed", async () => {
+  const { data, response, request_id } = await gw.chat.completions.create({ model: "m", messages: say("answer") }).withResponse();
+  assert.equal(data.choices[0]?.message.content, "answer");
+  assert.deepEqual([response.status, response.headers.get("x-lyss-provider"), request_id], [200, "up", data._request_id]);
+  const streamed = await gw.chat.completions.create({ model: "m", messages: say("answer"), stream: true }).withResponse();
+  assert.equal(streamed.response.headers.get("x-request-id"), streamed.request_id);
+  for await (const _ of streamed.data);
+  const promise = gw.models.list();
+  assert.ok(promise instanceof Promise && !("withResponse" in promise.then(() => 1)));
+  await assert.rejects(gw.models.retrieve("none").withResponse(), { status: 404 });
+});
+
 test("texts of every kind arrive as they were sent", async () => {
   const text = 'h\u00e9llo \u{1f600} \u4f60\u597d "quoted" \\ \n\t \u2028 end';
   const messages = say(text);

@@ -2,6 +2,7 @@
 
 import { below, type Client, type RequestOptions } from "../client";
 import type { WithMeta } from "../meta";
+import type { APIPromise } from "../promise";
 import type {
   ApiKey,
   ApiKeyCreateParams,
@@ -28,20 +29,20 @@ export class Entries<Shown extends object, Params extends object, New extends ob
     this.#path = path;
   }
 
-  list(options?: RequestOptions): Promise<List<Shown> & WithMeta> {
+  list(options?: RequestOptions): APIPromise<List<Shown> & WithMeta> {
     return this.#client.json("GET", this.#path, {}, options);
   }
 
-  create(params: New, options?: RequestOptions): Promise<Shown & WithMeta> {
+  create(params: New, options?: RequestOptions): APIPromise<Shown & WithMeta> {
     return this.#client.json("POST", this.#path, { body: params }, options);
   }
 
-  retrieve(id: string | number, options?: RequestOptions): Promise<Shown & WithMeta> {
+  retrieve(id: string | number, options?: RequestOptions): APIPromise<Shown & WithMeta> {
     return this.#client.json("GET", below(this.#path, id), {}, options);
   }
 
   /** Replaces an entry. */
-  update(id: string | number, params: Params, options?: RequestOptions): Promise<Shown & WithMeta> {
+  update(id: string | number, params: Params, options?: RequestOptions): APIPromise<Shown & WithMeta> {
     return this.#client.json("PUT", below(this.#path, id), { body: params }, options);
   }
 
@@ -57,26 +58,26 @@ export class Keys {
     this.#client = client;
   }
 
-  list(options?: RequestOptions): Promise<List<ApiKey> & WithMeta> {
+  list(options?: RequestOptions): APIPromise<List<ApiKey> & WithMeta> {
     return this.#client.json("GET", "/v1/admin/keys", {}, options);
   }
 
   /** Makes a key; its text is in the answer, and never shown again. */
-  create(params: ApiKeyCreateParams = {}, options?: RequestOptions): Promise<IssuedApiKey & WithMeta> {
+  create(params: ApiKeyCreateParams = {}, options?: RequestOptions): APIPromise<IssuedApiKey & WithMeta> {
     return this.#client.json("POST", "/v1/admin/keys", { body: params }, options);
   }
 
-  retrieve(id: string, options?: RequestOptions): Promise<ApiKey & WithMeta> {
+  retrieve(id: string, options?: RequestOptions): APIPromise<ApiKey & WithMeta> {
     return this.#client.json("GET", below("/v1/admin/keys", id), {}, options);
   }
 
   /** Changes what is given, and leaves the rest. */
-  update(id: string, changes: ApiKeyLimits, options?: RequestOptions): Promise<ApiKey & WithMeta> {
+  update(id: string, changes: ApiKeyLimits, options?: RequestOptions): APIPromise<ApiKey & WithMeta> {
     return this.#client.json("PATCH", below("/v1/admin/keys", id), { body: changes }, options);
   }
 
   /** Gives a key a new secret; the old one goes on working for `grace_seconds` (a day). */
-  rotate(id: string, params: { grace_seconds?: number } = {}, options?: RequestOptions): Promise<IssuedApiKey & WithMeta> {
+  rotate(id: string, params: { grace_seconds?: number } = {}, options?: RequestOptions): APIPromise<IssuedApiKey & WithMeta> {
     return this.#client.json("POST", below("/v1/admin/keys", id, "/rotate"), { body: params }, options);
   }
 

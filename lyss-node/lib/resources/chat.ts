@@ -2,6 +2,7 @@
 
 import type { Client, RequestOptions } from "../client";
 import type { WithMeta } from "../meta";
+import type { APIPromise } from "../promise";
 import type { Stream } from "../stream";
 import type {
   ChatCompletion,
@@ -20,16 +21,16 @@ export class Completions {
   }
 
   /** Asks a model for an answer: whole, or with `stream: true` as it comes. */
-  create(params: ChatCompletionCreateParamsNonStreaming, options?: RequestOptions): Promise<ChatCompletion & WithMeta>;
-  create(params: ChatCompletionCreateParamsStreaming, options?: RequestOptions): Promise<Stream<ChatCompletionChunk>>;
+  create(params: ChatCompletionCreateParamsNonStreaming, options?: RequestOptions): APIPromise<ChatCompletion & WithMeta>;
+  create(params: ChatCompletionCreateParamsStreaming, options?: RequestOptions): APIPromise<Stream<ChatCompletionChunk>>;
   create(
     params: ChatCompletionCreateParamsBase & { stream?: boolean | null },
     options?: RequestOptions,
-  ): Promise<(ChatCompletion & WithMeta) | Stream<ChatCompletionChunk>>;
+  ): APIPromise<(ChatCompletion & WithMeta) | Stream<ChatCompletionChunk>>;
   create(
     params: ChatCompletionCreateParams | (ChatCompletionCreateParamsBase & { stream?: boolean | null }),
     options?: RequestOptions,
-  ): Promise<(ChatCompletion & WithMeta) | Stream<ChatCompletionChunk>> {
+  ): APIPromise<(ChatCompletion & WithMeta) | Stream<ChatCompletionChunk>> {
     return this.#client.either("POST", "/v1/chat/completions", { body: params, user: "body" }, options);
   }
 }

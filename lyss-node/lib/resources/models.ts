@@ -2,6 +2,7 @@
 
 import { below, type Client, type RequestOptions } from "../client";
 import type { WithMeta } from "../meta";
+import type { APIPromise } from "../promise";
 import type { ChatCompletionCreateParamsBase } from "../types/chat";
 import type { EmbeddingCreateParams, EmbeddingList } from "../types/embeddings";
 import type { List, Model, TokenCount } from "../types/records";
@@ -14,11 +15,11 @@ export class Models {
   }
 
   /** The models that the caller may use. */
-  list(options?: RequestOptions): Promise<List<Model> & WithMeta> {
+  list(options?: RequestOptions): APIPromise<List<Model> & WithMeta> {
     return this.#client.json("GET", "/v1/models", {}, options);
   }
 
-  retrieve(id: string, options?: RequestOptions): Promise<Model & WithMeta> {
+  retrieve(id: string, options?: RequestOptions): APIPromise<Model & WithMeta> {
     return this.#client.json("GET", below("/v1/models", id), {}, options);
   }
 }
@@ -30,7 +31,7 @@ export class Embeddings {
     this.#client = client;
   }
 
-  create(params: EmbeddingCreateParams, options?: RequestOptions): Promise<EmbeddingList & WithMeta> {
+  create(params: EmbeddingCreateParams, options?: RequestOptions): APIPromise<EmbeddingList & WithMeta> {
     return this.#client.json("POST", "/v1/embeddings", { body: params, user: "body" }, options);
   }
 }
@@ -43,7 +44,7 @@ export class Tokens {
   }
 
   /** How many tokens the prompt of a chat request has; nothing is sent to a provider. */
-  count(params: ChatCompletionCreateParamsBase, options?: RequestOptions): Promise<TokenCount & WithMeta> {
+  count(params: ChatCompletionCreateParamsBase, options?: RequestOptions): APIPromise<TokenCount & WithMeta> {
     return this.#client.json("POST", "/v1/tokens", { body: params, user: "body" }, options);
   }
 }

@@ -3,6 +3,7 @@
 import { below, type Client, type RequestOptions } from "../client";
 import type { WithMeta } from "../meta";
 import type { Page } from "../page";
+import type { APIPromise } from "../promise";
 import type {
   PageParams,
   RequestListParams,
@@ -24,20 +25,20 @@ export class Sessions {
     this.#client = client;
   }
 
-  create(params: SessionCreateParams = {}, options?: RequestOptions): Promise<Session & WithMeta> {
+  create(params: SessionCreateParams = {}, options?: RequestOptions): APIPromise<Session & WithMeta> {
     return this.#client.json("POST", "/v1/sessions", { body: params, user: "body" }, options);
   }
 
-  list(params: Owner & PageParams = {}, options?: RequestOptions): Promise<Page<Session>> {
+  list(params: Owner & PageParams = {}, options?: RequestOptions): APIPromise<Page<Session>> {
     return this.#client.page("/v1/sessions", { ...params }, options);
   }
 
-  retrieve(id: string, params: Owner = {}, options?: RequestOptions): Promise<Session & WithMeta> {
+  retrieve(id: string, params: Owner = {}, options?: RequestOptions): APIPromise<Session & WithMeta> {
     return this.#client.json("GET", below("/v1/sessions", id), { query: { ...params } }, options);
   }
 
   /** The stored messages, oldest first. */
-  messages(id: string, params: Owner & PageParams & { after?: number } = {}, options?: RequestOptions): Promise<Page<SessionMessage>> {
+  messages(id: string, params: Owner & PageParams & { after?: number } = {}, options?: RequestOptions): APIPromise<Page<SessionMessage>> {
     return this.#client.page(below("/v1/sessions", id, "/messages"), { ...params }, options);
   }
 
@@ -55,12 +56,12 @@ export class Requests {
   }
 
   /** The request log, newest first. A call is in it a moment after its answer. */
-  list(params: RequestListParams = {}, options?: RequestOptions): Promise<Page<RequestRecord>> {
+  list(params: RequestListParams = {}, options?: RequestOptions): APIPromise<Page<RequestRecord>> {
     return this.#client.page("/v1/requests", { ...params }, options);
   }
 
   /** One request with its routing decision: `gw.requests.retrieve(answer.meta.requestId)`. */
-  retrieve(id: string, params: Owner = {}, options?: RequestOptions): Promise<RequestRecord & WithMeta> {
+  retrieve(id: string, params: Owner = {}, options?: RequestOptions): APIPromise<RequestRecord & WithMeta> {
     return this.#client.json("GET", below("/v1/requests", id), { query: { ...params } }, options);
   }
 }
