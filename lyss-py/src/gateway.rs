@@ -6,8 +6,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use lyss_core::{
-    EngineBuilder, RemoteGateway, config::Extensions, provider::transport::install_crypto,
-    remote::RemoteOptions, types::Credential,
+    EngineBuilder, RemoteGateway, config::Extensions, database::Suspended,
+    provider::transport::install_crypto, remote::RemoteOptions, types::Credential,
 };
 use lyss_http::in_process::{InProcess, OpenError, Source};
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ use crate::{
 
 /// How long an engine that nobody refers to any more may take to end.
 const UNCLOSED_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a fork waits for running queries.
+const FORK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a gateway comes from; what is needed to open it, and to open it again in a forked child.
 enum Origin {
@@ -56,6 +59,8 @@ pub(crate) struct Core {
     origin: Arc<Origin>,
     state: Mutex<State>,
     providers: Mutex<Vec<Registered>>,
+    /// Keeps connections to SQLite closed while the process forks.
+    suspended: Mutex<Vec<Suspended>>,
 }
 
 #[pymethods]
@@ -227,6 +232,37 @@ impl Core {
         )))
     }
 
+    /// To be called before the process forks: waits until nothing is open that a child must not inherit.
+    fn before_fork(&self, py: Python<'_>) -> PyResult<()> {
+        let process = {
+            let state = self.state.lock();
+            match &state.process {
+                Some(process) if state.generation == runtime::generation() => Arc::clone(process),
+                _ => return Ok(()),
+            }
+        };
+        let Some(engine) = process.engine().cloned() else {
+            return Ok(());
+        };
+        let handle = runtime::handle(py)?;
+        let closing = async move { engine.database().suspend(FORK_PATIENCE).await };
+        // Not interrupted by a signal: then the process would fork with its connections open.
+        let (suspended, _closed) = py.detach(|| handle.block_on(closing));
+        self.suspended.lock().push(suspended);
+        Ok(())
+    }
+
+    /// To be called in the parent when the process has forked.
+    fn after_fork_in_parent(&self) {
+        let suspended = std::mem::take(&mut *self.suspended.lock());
+        drop(suspended);
+    }
+
+    /// To be called in the child: what is of the parent's engine is left alone.
+    fn after_fork_in_child(&self) {
+        std::mem::forget(std::mem::take(&mut *self.suspended.lock()));
+    }
+
     /// Whether the gateway was closed.
     #[getter]
     fn closed(&self) -> bool {
@@ -240,6 +276,7 @@ impl Core {
             origin: Arc::new(origin),
             state: Mutex::new(State::default()),
             providers: Mutex::default(),
+            suspended: Mutex::default(),
         };
         core.process(py)?;
         Ok(core)

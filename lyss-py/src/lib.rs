@@ -20,13 +20,8 @@ use pyo3::prelude::*;
 mod _lyss {
     #[pymodule_export]
     use super::{
-        call::Call,
-        extend::answer::Answer,
-        gateway::Core,
-        port::Port,
-        reply::Reply,
-        runtime::{after_fork_in_child, before_fork},
-        stream::Stream,
+        call::Call, extend::answer::Answer, gateway::Core, port::Port, reply::Reply,
+        runtime::after_fork_in_child, stream::Stream,
     };
 
     #[pymodule_export]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use rand::RngExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error;
@@ -48,8 +49,10 @@ pub(crate) fn handle(_py: Python<'_>) -> PyResult<Handle> {
 pub(crate) fn after_fork_in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     *RUNTIME.lock() = None;
+    // Both processes would go on with the same random numbers, and make up the same ids. The other threads, whose numbers
+    // these are not, do not exist here.
+    let mut random = rand::rng();
+    if random.reseed().is_ok() {
+        fastrand::seed(random.random());
+    }
 }
-
-/// To be called before a fork: waits until what a forked child must not inherit half done is done.
-#[pyfunction]
-pub(crate) fn before_fork() {}

@@ -22,6 +22,8 @@ mod providers;
 mod rules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod suspend;
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 pub(crate) mod testing;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -31,6 +33,8 @@ pub(crate) use encryption_keys::KnownKey;
 pub(crate) use follow::follow_table;
 pub(crate) use memories::NewMemory;
 pub(crate) use providers::ProviderRow;
+#[cfg(feature = "sqlite")]
+pub use suspend::Suspended;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -115,6 +119,9 @@ impl DatabaseSource {
 #[derive(Clone)]
 pub struct Database {
     pub(crate) pool: Pool,
+    /// What new connections to a SQLite file pass.
+    #[cfg(feature = "sqlite")]
+    gate: Option<std::sync::Arc<suspend::Gate>>,
 }
 
 /// The connections. Empty if neither feature is on; then no [`Database`] can be made.
@@ -135,13 +142,18 @@ impl Database {
     /// out); `store_unavailable` if the SQLite file cannot be made.
     pub fn open(source: DatabaseSource, max_connections: u32) -> Result<Self> {
         let max_connections = max_connections.max(1);
+        #[cfg(feature = "sqlite")]
+        let mut gate = None;
         let pool = match source {
             #[cfg(feature = "postgres")]
             source @ (DatabaseSource::Postgres { .. } | DatabaseSource::PostgresUrl(_)) => {
                 Pool::Postgres(postgres::open(source, max_connections)?)
             }
             #[cfg(feature = "sqlite")]
-            DatabaseSource::Sqlite(path) => Pool::Sqlite(sqlite::open(&path, max_connections)?),
+            DatabaseSource::Sqlite(path) => {
+                let gate = gate.insert(std::sync::Arc::default());
+                Pool::Sqlite(sqlite::open(&path, max_connections, gate)?)
+            }
             #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
             _ => {
                 return Err(Error::invalid(
@@ -150,7 +162,11 @@ impl Database {
                 ));
             }
         };
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            #[cfg(feature = "sqlite")]
+            gate,
+        })
     }
 
     /// `postgres` or `sqlite`.

@@ -29,7 +29,9 @@ def installed() -> None:
     _done = True
     atexit.register(_close_all)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_lyss.before_fork, after_in_child=_in_child)
+        os.register_at_fork(
+            before=_before, after_in_parent=_in_parent, after_in_child=_in_child
+        )
 
 
 def _close_all() -> None:
@@ -37,13 +39,31 @@ def _close_all() -> None:
         core.close(_GRACE)
 
 
+def _before() -> None:
+    for core in list(_open):
+        core.before_fork()
+
+
+def _in_parent() -> None:
+    for core in list(_open):
+        core.after_fork_in_parent()
+
+
 def _in_child() -> None:
     _lyss.after_fork_in_child()
+    for core in list(_open):
+        core.after_fork_in_child()
     for name in ("lyss._loop", "lyss._extend"):
         module = sys.modules.get(name)
         if module is not None:
             module.forget_loops()
-    # Children of multiprocessing end without `atexit`.
+    # Children of multiprocessing end without `atexit`, and forget what was to be done at the end before they begin.
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, _close_all, exitpriority=0)
+        util.register_after_fork(_lyss, _at_end_of_child)
+
+
+def _at_end_of_child(_: object) -> None:
+    from multiprocessing import util
+
+    util.Finalize(None, _close_all, exitpriority=0)
