@@ -7,6 +7,7 @@ mod call;
 mod error;
 mod extend;
 mod gateway;
+mod log;
 mod port;
 mod reply;
 mod runtime;

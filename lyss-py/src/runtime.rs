@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use rand::RngExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::error;
+use crate::{error, log};
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
@@ -41,6 +41,7 @@ pub(crate) fn handle(_py: Python<'_>) -> PyResult<Handle> {
     // It lives as long as the process: dropping it would wait for work that only the interpreter can end.
     let made: &'static Runtime = Box::leak(Box::new(made));
     *runtime = Some(made);
+    log::start();
     Ok(made.handle().clone())
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn handle(_py: Python<'_>) -> PyResult<Handle> {
 pub(crate) fn after_fork_in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     *RUNTIME.lock() = None;
+    log::forget();
     // Both processes would go on with the same random numbers, and make up the same ids. The other threads, whose numbers
     // these are not, do not exist here.
     let mut random = rand::rng();

@@ -166,7 +166,7 @@ impl Stream {
         }
     }
 
-    /// Whether the answer has come to its end.
+    /// Whether nothing is missing: the answer has come to its end, or was not wanted to.
     #[getter]
     fn done(&self) -> bool {
         self.done.load(Ordering::Relaxed)
@@ -174,6 +174,7 @@ impl Stream {
 
     /// Ends the call upstream, unless the answer is complete.
     fn close(&self, py: Python<'_>) {
+        self.done.store(true, Ordering::Relaxed);
         self.is_closed.store(true, Ordering::Relaxed);
         if self.generation != runtime::generation() {
             return;

@@ -14,6 +14,17 @@ import pytest
 USER = [{"role": "user", "content": "hello there"}]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", type=int, default=1, help="run every test so often")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times = metafunc.config.getoption("times")
+    if times > 1:
+        metafunc.fixturenames.append("_time")
+        metafunc.parametrize("_time", range(times))
+
+
 def configuration(directory: Path, **members: Any) -> dict[str, Any]:
     return {
         "data": {"dir": str(directory)},

@@ -177,6 +177,10 @@ def test_the_raw_way(gw: lyss.Gateway) -> None:
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "invalid_json"
     with pytest.raises(lyss.BadRequestError):
         refused.raise_for_status()
+    body = {"model": "simulated/echo", "messages": USER, "stream": True}
+    streamed = gw.request("POST", "/v1/chat/completions", body=body)
+    assert streamed.is_stream and streamed.content == b""
+    assert list(streamed.iter_events())[-1] == b"data: [DONE]\n\n"
     with pytest.raises(ValueError, match="must begin with"):
         gw.request("GET", "v1/models")
 
@@ -232,3 +236,18 @@ def test_a_file_is_followed(tmp_path: Any) -> None:
         assert gateway.models.retrieve("one").provider == "simulated"
         file.write_text(text.replace("one", "two"))
         assert eventually(lambda: gateway.models.retrieve("two")).provider == "simulated"
+
+
+def test_what_the_engine_warns_of_is_logged(tmp_path: Any, caplog: Any) -> None:
+    config = {
+        "data": {"dir": str(tmp_path)},
+        "providers": {"simulated": {}},
+        "budgets": [{"session": "*", "amount": "0.50", "period": "total", "currency": "EUR"}],
+    }
+    with lyss.Gateway(config=config):
+        deadline = time.monotonic() + 5
+        while not caplog.records:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert {record.name for record in caplog.records} == {"lyss"}
+    assert all(record.levelname in ("WARNING", "ERROR") for record in caplog.records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Mapping, Optional, Tuple, TypeVar, Union
+from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Tuple, TypeVar, Union
 
 from . import _errors
 from ._lyss import Core, Reply
@@ -239,8 +239,30 @@ class Response:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the answer is a stream of events."""
+        """Whether the answer is a stream of events, to be read by `iter_events` or `aiter_events`."""
         return self._reply.stream is not None
+
+    def iter_events(self) -> Iterator[bytes]:
+        """The events of a streamed answer as they are on the wire. Leaving it early ends the call."""
+        stream = self._reply.stream
+        if stream is not None:
+            try:
+                while (event := stream.next(None, True)) is not None:
+                    yield event
+            finally:
+                stream.close()
+
+    async def aiter_events(self) -> AsyncIterator[bytes]:
+        """As `iter_events`, for asyncio."""
+        from ._loop import next_event
+
+        stream = self._reply.stream
+        if stream is not None:
+            try:
+                while (event := await next_event(stream, None, True)) is not None:
+                    yield event
+            finally:
+                stream.close()
 
     def __repr__(self) -> str:
         return f"<Response [{self.status_code}]>"
