@@ -110,7 +110,7 @@ impl Call {
                 task.inbox.send(task.id, event);
             }
             if streams {
-                task.end_with_gateway().await;
+                task.end_when_unread().await;
             }
         });
         Ok(Self(state))
@@ -133,14 +133,14 @@ impl State {
         }
     }
 
-    /// Ends a stream that nobody is reading when the gateway ends.
-    async fn end_with_gateway(&self) {
+    /// Ends a stream that nobody is reading with its gateway, and one that was cancelled while its head was on its way.
+    async fn end_when_unread(&self) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
-            () = self.closing.cancelled() => {
-                self.body.lock().take();
-                self.over();
-            }
+            () = self.closing.cancelled() => {}
+        }
+        if self.body.lock().take().is_some() {
+            self.over();
         }
     }
 

@@ -179,6 +179,11 @@ test("a file as configuration, by path and by URL", async () => {
   }
 });
 
+test("without a configuration there is always the simulated provider", async () => {
+  await using other = await Gateway.open(null, { dataDir: directory() });
+  assert.ok((await other.models.list()).data.some((model) => model.id === "simulated/echo"));
+});
+
 test("gateways live side by side, and many calls at once", async () => {
   await using other = await open(upstream);
   const calls = Array.from({ length: 200 }, (_, at) =>

@@ -27,5 +27,5 @@ if [ "$what" != build ]; then
             echo "$wanted" >node_modules/.installed
         fi
     )
-    node --test --expose-gc test/build/*.test.*js test/sdk/*.test.mjs
+    LYSS_TEST_SERVICE=$target/debug/lyss node --test --expose-gc test/build/*.test.*js test/sdk/*.test.mjs
 fi
