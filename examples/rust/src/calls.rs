@@ -3,9 +3,7 @@
 use futures::StreamExt;
 use lyss_core::{
     ErrorKind, Gateway, Result,
-    budget::BudgetDefinition,
-    config::BudgetPeriod,
-    types::{CallContext, ChatRequest, Pico},
+    types::{CallContext, ChatRequest, RequestId},
 };
 use serde_json::{Value, json};
 
@@ -29,7 +27,7 @@ fn text(body: &[u8]) -> String {
 /// What the call may end as.
 pub async fn quick_start(gateway: &dyn Gateway) -> Result<String> {
     let request = chat(json!({
-        "model": "simulated/echo",
+        "model": "assistant",
         "messages": [{"role": "user", "content": "hello"}],
     }))?;
     let answer = gateway.chat(CallContext::process(USER), request).await?;
@@ -47,7 +45,7 @@ pub async fn quick_start(gateway: &dyn Gateway) -> Result<String> {
 /// What the call, or its answer, may end as.
 pub async fn streaming(gateway: &dyn Gateway) -> Result<String> {
     let request = chat(json!({
-        "model": "simulated/echo",
+        "model": "assistant",
         "messages": [{"role": "user", "content": "one two three"}],
         "stream": true,
     }))?;
@@ -64,32 +62,43 @@ pub async fn streaming(gateway: &dyn Gateway) -> Result<String> {
     Ok(pieces.join("|"))
 }
 
-/// A tool that the model must call, and what it calls it with.
+/// The model asks for a tool; its result goes back in the next request.
 ///
 /// # Errors
-/// What the call may end as.
+/// What the calls may end as.
 pub async fn tools(gateway: &dyn Gateway) -> Result<String> {
-    let request = chat(json!({
-        "model": "simulated/echo",
+    let mut request = json!({
+        "model": "assistant",
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [{"type": "function", "function": {
-            "name": "get_weather",
+            "name": "weather",
             "parameters": {
                 "type": "object",
                 "properties": {"city": {"type": "string"}},
                 "required": ["city"],
             },
         }}],
-        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
-    }))?;
-    let answer = gateway.chat(CallContext::process(USER), request).await?;
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    });
+    let answer = gateway
+        .chat(CallContext::process(USER), chat(request.clone())?)
+        .await?;
     let body: Value = serde_json::from_slice(&answer.body.to_bytes()).unwrap_or_default();
-    let call = &body["choices"][0]["message"]["tool_calls"][0]["function"];
-    Ok(format!(
-        "{}({})",
-        call["name"].as_str().unwrap_or_default(),
-        call["arguments"]
-    ))
+    let asked = body["choices"][0]["message"].clone();
+    let call = &asked["tool_calls"][0];
+    let name = call["function"]["name"].as_str().unwrap_or_default();
+    let called = format!("{name}({})", call["function"]["arguments"]);
+
+    let result =
+        json!({"role": "tool", "tool_call_id": call["id"], "content": "18 degrees, sunny"});
+    if let Some(messages) = request["messages"].as_array_mut() {
+        messages.extend([asked, result]);
+    }
+    request["tool_choice"] = "auto".into();
+    let answer = gateway
+        .chat(CallContext::process(USER), chat(request)?)
+        .await?;
+    Ok(format!("{called}: {}", text(&answer.body.to_bytes())))
 }
 
 /// A conversation that the gateway keeps: only what is new is sent.
@@ -100,7 +109,7 @@ pub async fn session(gateway: &dyn Gateway) -> Result<String> {
     let mut session = "new".to_owned();
     for text in ["My name is Ada.", "What is my name?"] {
         let request = chat(json!({
-            "model": "simulated/echo",
+            "model": "assistant",
             "session_id": session,
             "messages": [{"role": "user", "content": text}],
         }))?;
@@ -116,36 +125,31 @@ pub async fn session(gateway: &dyn Gateway) -> Result<String> {
     Ok(format!("{} messages were stored", stored.message_count))
 }
 
-/// A budget, and the call that it does not cover. Needs the right to administer.
+/// What the session may cost bounds its answers, and then stops them.
 ///
 /// # Errors
-/// What the calls may end as.
+/// What the calls may end as, but for `budget_exceeded`.
 pub async fn budget(gateway: &dyn Gateway) -> Result<String> {
-    let spender = "spender";
-    let budget = BudgetDefinition {
-        user: Some(spender.into()),
-        amount: Pico::ZERO,
-        currency: Some("USD".into()),
-        period: BudgetPeriod::Day,
-        ..BudgetDefinition::default()
-    };
-    let admin = || CallContext::process(USER);
-    let budget = gateway.put_budget(admin(), budget).await?;
-    let request = chat(json!({
-        "model": "priced",
-        "messages": [{"role": "user", "content": "hello"}],
-    }))?;
-    let refused = gateway.chat(CallContext::process(spender), request).await;
-    if let Some(id) = budget.definition.id {
-        gateway.delete_budget(admin(), id).await?;
-    }
-    match refused {
-        Err(error) if error.kind() == ErrorKind::BudgetExceeded => {
-            Ok(format!("status {}: {}", error.status(), error.message()))
+    let session = format!("budget-{}", RequestId::new());
+    for turn in 1..=20 {
+        let request = chat(json!({
+            "model": "assistant",
+            "session_id": session,
+            "messages": [{"role": "user", "content": format!("Turn {turn}: tell me more.")}],
+        }))?;
+        match gateway.chat(CallContext::process(USER), request).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::BudgetExceeded => {
+                return Ok(format!(
+                    "turn {turn}, {}: {}",
+                    error.status(),
+                    error.message()
+                ));
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
-        Ok(_) => Ok("the budget covered it".into()),
     }
+    Ok("the budget covered it".into())
 }
 
 /// A model that two providers serve, the first of which fails.
@@ -154,7 +158,7 @@ pub async fn budget(gateway: &dyn Gateway) -> Result<String> {
 /// What the call may end as.
 pub async fn fallback(gateway: &dyn Gateway) -> Result<String> {
     let request = chat(json!({
-        "model": "sturdy",
+        "model": "steady",
         "messages": [{"role": "user", "content": "hello"}],
     }))?;
     let answer = gateway.chat(CallContext::process(USER), request).await?;
@@ -165,21 +169,5 @@ pub async fn fallback(gateway: &dyn Gateway) -> Result<String> {
     ))
 }
 
-/// The configuration that these calls are made for.
-pub const CONFIG: &str = r#"
-auth: { mode: none, default_user: local }
-monitoring: { prometheus: { enabled: false } }
-providers:
-  simulated: {}
-  flaky: { kind: simulated, options: { faults: { status: 503 } } }
-routing:
-  default_provider: simulated
-  health_check: { enabled: false }
-  rules:
-    - { model: sturdy, provider: flaky, priority: 1 }
-    - { model: sturdy, provider: simulated, priority: 2 }
-    - { model: priced, provider: simulated }
-billing:
-  prices:
-    simulated/priced: { input: 1, output: 2 }
-"#;
+/// The configuration that these calls are made for, the one of the examples in other languages.
+pub const CONFIG: &str = include_str!("../../offline.yaml");

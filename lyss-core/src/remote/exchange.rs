@@ -20,6 +20,9 @@ use crate::{
 /// The largest error body that is read.
 const MAX_ERROR: usize = 64 << 10;
 
+/// The longest wait for a service to say how it is.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// A whole answer.
 pub(super) struct Answer {
     pub(super) headers: HeaderMap,
@@ -100,7 +103,7 @@ impl RemoteGateway {
                 _ => Err(self.foreign()),
             }
         };
-        within(self.timeout, exchange).await
+        within(self.timeout.min(PROBE), exchange).await
     }
 
     async fn send(

@@ -23,7 +23,6 @@ use crate::{
         Ready, RequestPage, RequestQuery, RoutingRule, UsageQuery, UsageTotal,
     },
     price::PriceEntry,
-    provider::sse::Decoder,
     types::{
         CallContext, ChatRequest, ChatResponse, ChatStream, EmbeddingRequest, EmbeddingResponse,
         LogRow, Model, RawObject, Session, Usage,
@@ -51,8 +50,8 @@ impl Gateway for RemoteGateway {
         let begun = self.begin(&context, call, "text/event-stream");
         let (head, body) = within(self.stream_idle_timeout, begun).await?;
         let id = head::request_id(&head.headers);
-        let decoder = Decoder::new(self.max_event).within(&self.stream_buffer);
-        let mut chunks = Chunks::new(body, decoder, id, self.stream_idle_timeout);
+        let (most, buffer) = (self.max_event, &self.stream_buffer);
+        let mut chunks = Chunks::new(body, most, buffer, id, self.stream_idle_timeout);
         // The service may have begun its answer before the provider did; until the first chunk is there, a failure is
         // that of the call.
         let first = match chunks.next().await {

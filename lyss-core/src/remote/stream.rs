@@ -21,6 +21,7 @@ use crate::{
         sse::{Decoder, Event},
         transport::BodyStream,
     },
+    resilience::stream_buffer::StreamBuffer,
     types::{ChatChunk, RawObject, RequestId, Usage},
 };
 
@@ -32,6 +33,7 @@ const LINGER: Duration = Duration::from_millis(50);
 pub(super) struct Chunks {
     body: BodyStream,
     decoder: Decoder,
+    buffer: StreamBuffer,
     request_id: Option<RequestId>,
     /// How long nothing may come; comments count.
     patience: Duration,
@@ -52,14 +54,16 @@ enum Phase {
 impl Chunks {
     pub(super) fn new(
         body: BodyStream,
-        decoder: Decoder,
+        max_event: usize,
+        buffer: &StreamBuffer,
         request_id: Option<RequestId>,
         patience: Duration,
     ) -> Self {
         let due = Instant::now() + patience;
         Self {
             body,
-            decoder,
+            decoder: Decoder::new(max_event).within(buffer),
+            buffer: buffer.clone(),
             request_id,
             patience,
             due,
@@ -69,7 +73,7 @@ impl Chunks {
     }
 
     /// A chunk; `None` for the end of a complete answer.
-    fn read(event: Event) -> Result<Option<ChatChunk>> {
+    fn read(&self, event: Event) -> Result<Option<ChatChunk>> {
         if event.data.trim_ascii() == b"[DONE]" {
             return Ok(None);
         }
@@ -98,7 +102,7 @@ impl Chunks {
         })?;
         chunk.finish = choices.finished;
         chunk.without_choices = choices.count == 0;
-        Ok(Some(chunk))
+        chunk.held_in(&self.buffer).map(Some)
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<ChatChunk>>> {
@@ -108,7 +112,7 @@ impl Chunks {
     }
 
     fn found(&mut self, event: Result<Event>) -> Poll<Option<Result<ChatChunk>>> {
-        match event.and_then(Self::read) {
+        match event.and_then(|event| self.read(event)) {
             Ok(Some(chunk)) => Poll::Ready(Some(Ok(chunk))),
             Ok(None) => {
                 self.phase = Phase::Lingering;

@@ -78,6 +78,21 @@ async fn the_services_refusals_are_its_own() {
     assert_eq!(error.kind(), ErrorKind::MissingApiKey);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_too_large_for_the_service() {
+    let router = RouterOptions {
+        max_body: 10_000,
+        ..RouterOptions::default()
+    };
+    let service = Service::with(&json!({}), router, ServeOptions::default()).await;
+    let remote = service.remote("alice");
+    for size in [20_000, 8 << 20] {
+        let request = chat("both", &"x".repeat(size));
+        let error = remote.chat(own(), request).await.unwrap_err();
+        assert_eq!((error.status(), error.code()), (413, "request_too_large"));
+    }
+}
+
 #[tokio::test]
 async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
 //! Makes the calls of [`lyss_examples::calls`], with an engine in this process or with the service whose address is
-//! given: `cargo run -p lyss-examples -- [http://127.0.0.1:8000]`.
+//! given: `cargo run -p lyss-examples -- [http://127.0.0.1:8000]`. The service is started with `examples/offline.yaml`.
 
 use std::{error::Error, sync::Arc};
 
