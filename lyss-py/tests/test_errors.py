@@ -96,6 +96,19 @@ def test_a_configuration_that_is_wrong(tmp_path: Any) -> None:
         lyss.Gateway({}, data_dir=tmp_path)
 
 
+def test_a_service_that_cannot_be_reached() -> None:
+    with lyss.connect("http://127.0.0.1:1/v1", api_key="k") as gw:
+        for stream in (False, True):
+            with pytest.raises(lyss.APIConnectionError, match="cannot be reached") as raised:
+                gw.chat.completions.create(model="m", messages=USER, stream=stream)
+            assert raised.value.code == "service_unreachable" and raised.value.should_retry is True
+        assert gw.ready().ready is False
+        with pytest.raises(lyss.LyssError, match="where the engine runs"):
+            gw.register_provider("mine", object())  # type: ignore[arg-type]
+    with pytest.raises(lyss.ConfigError, match="address of a Lyss service"):
+        lyss.connect("nonsense")
+
+
 def test_what_cannot_be_sent(gw: lyss.Gateway) -> None:
     with pytest.raises(TypeError, match="object cannot be sent as JSON"):
         gw.chat.completions.create(model="m", messages=[{"role": "user", "content": object()}])

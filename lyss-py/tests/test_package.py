@@ -57,7 +57,7 @@ def test_the_calls_of_both_kinds_are_the_same() -> None:
 
 def test_stubs(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
-    environment = {**os.environ, "MYPYPATH": str(Path(lyss.__file__).parent.parent)}
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "python")}
     checked = run("-m", "mypy.stubtest", "lyss", cwd=tmp_path, env=environment)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -200,7 +200,7 @@ def _class_of(status: int) -> "type[APIStatusError]":
     return _CLASSES.get(status) or (InternalServerError if status >= 500 else APIStatusError)
 
 
-def from_response(status: int, headers: Mapping[str, str], content: bytes) -> APIStatusError:
+def from_response(status: int, headers: Mapping[str, str], content: bytes) -> APIError:
     """The exception for an answer with an error status. Header names are in lower case."""
     try:
         body = json.loads(content)
@@ -220,7 +220,7 @@ def from_response(status: int, headers: Mapping[str, str], content: bytes) -> AP
     )
 
 
-def from_event(told: Mapping[str, Any], meta: ResponseMeta) -> APIStatusError:
+def from_event(told: Mapping[str, Any], meta: ResponseMeta) -> APIError:
     """The exception for an error that ends a stream."""
     kind = told.get("type")
     status = _STATUSES.get(kind, 502) if isinstance(kind, str) else 502
@@ -230,7 +230,7 @@ def from_event(told: Mapping[str, Any], meta: ResponseMeta) -> APIStatusError:
     )
 
 
-def incomplete(meta: ResponseMeta) -> APIStatusError:
+def incomplete(meta: ResponseMeta) -> APIError:
     """The exception for a stream that ends before it is complete."""
     told = {
         "message": "the answer ended before it was complete",
@@ -248,8 +248,11 @@ def _made(
     should_retry: Optional[bool],
     retry_after: Optional[float],
     meta: ResponseMeta,
-) -> APIStatusError:
-    return _class_of(status)(
+) -> APIError:
+    cls: "type[APIError]" = _class_of(status)
+    if told.get("code") == "service_unreachable":
+        cls = APIConnectionError
+    return cls(
         str(told.get("message") or f"status {status}"),
         status_code=status,
         code=told.get("code"),
