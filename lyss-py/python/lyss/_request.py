@@ -121,9 +121,8 @@ def raw_arguments(
 
 def encode(value: Any) -> bytes:
     """A value as JSON; objects with `model_dump()` are written as what it gives, iterables as arrays."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_dump)
     try:
-        return text.encode()
+        return _encoder.encode(value).encode()
     except UnicodeEncodeError:
         # Half a surrogate pair; the gateway says what is wrong.
         return json.dumps(value, separators=(",", ":"), default=_dump).encode()
@@ -144,6 +143,10 @@ def _dump(value: Any) -> Any:
     if hasattr(value, "__iter__"):
         return list(value)
     raise TypeError(f"a {type(value).__name__} cannot be sent as JSON; send dicts, lists and texts")
+
+
+# `json.dumps` would make one for each call.
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_dump)
 
 
 def encode_query(query: Mapping[str, Any]) -> str:

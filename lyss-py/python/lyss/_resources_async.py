@@ -224,7 +224,7 @@ class AsyncRequests(_AsyncResource):
         return self._client._list(types.RequestLog, "/v1/requests", params)
 
     async def retrieve(self, id: str, **options: Unpack[types.CallOptions]) -> types.RequestLog:
-        """One request, with how it was routed. It is there soon after the answer, within a second."""
+        """One request, with how it was routed."""
         return await self._client._send(types.RequestLog, "GET", f"/v1/requests/{segment(id)}", options)
 
 
