@@ -53,6 +53,8 @@ pub struct Step {
     pub call: String,
     /// SQL that the database is given before the call, as by another program.
     pub sql: Option<String>,
+    /// How many rows the log must have before the call: they are written behind the answers.
+    pub after_rows: Option<usize>,
     /// The key to call with: `alice`, `bob`, `admin`, `wrong`, `none`, or one of the case's own.
     #[serde(default = "alice")]
     pub key: String,

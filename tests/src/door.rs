@@ -120,8 +120,8 @@ async fn steps(door: &dyn Door, surroundings: &Surroundings, case: &Case) -> Res
         if let Some(statements) = &step.sql {
             surroundings.store().execute(statements).await;
         }
-        if matches!(step.call.as_str(), "request" | "usage") {
-            rows(door, surroundings, index).await;
+        if let Some(count) = step.after_rows {
+            rows(door, surroundings, count).await;
         }
         let outcome = door.call(surroundings, &step).await;
         if let Some(id) = outcome["request_id"].as_str() {
