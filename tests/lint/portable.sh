@@ -17,7 +17,7 @@ if found=$(git grep -nE '^source = ' -- '*Cargo.lock' | grep -vF 'registry+https
   report "a crate that is not from crates.io:
 $found"
 fi
-if found=$(git grep -nE '"resolved": "' -- '*package-lock.json' | grep -vF '"https://registry.npmjs.org/'); then
+if found=$(git grep -nE '"resolved": "' -- '*package-lock.json' | grep -vE '"(https://registry\.npmjs\.org|\.\.)/'); then
   report "an npm package that is not from registry.npmjs.org:
 $found"
 fi
