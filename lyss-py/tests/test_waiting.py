@@ -152,3 +152,29 @@ def test_many_threads(config: dict[str, Any]) -> None:
         for thread in threads:
             thread.join()
         assert wrong == []
+
+
+def test_a_gateway_is_closed_with_a_stream_open(config: dict[str, Any]) -> None:
+    openai = pytest.importorskip("openai")
+    gw = lyss.Gateway(config=config)
+    stream = gw.chat.completions.create(model="simulated/echo", messages=USER, stream=True)
+    client = openai.OpenAI(api_key="-", base_url="http://lyss/v1", http_client=gw.httpx_client())
+    other = client.chat.completions.create(model="simulated/echo", messages=USER, stream=True)
+    next(stream), next(other)
+    start = time.monotonic()
+    gw.close()
+    assert time.monotonic() - start < 5
+    for left in (stream, other):
+        # Not as if the answer were complete.
+        with pytest.raises(lyss.GatewayClosedError):
+            list(left)
+
+
+def test_a_gateway_is_closed_while_a_stream_is_read(config: dict[str, Any]) -> None:
+    config["providers"]["simulated"]["options"]["tokens_per_second"] = 10
+    gw = lyss.Gateway(config=config)
+    stream = gw.chat.completions.create(
+        model="simulated/echo", messages=[{"role": "user", "content": "a b c d e"}], stream=True
+    )
+    threading.Timer(0.25, gw.close).start()
+    assert len(list(stream)) == 7

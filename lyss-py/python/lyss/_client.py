@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Optional, Type, TypeVar, Union
 
 from . import types
-from ._fork import remember
+from ._fork import cut_unread, remember
 from ._lyss import Core
 from ._model import Model
 from ._pages import AsyncPage, AsyncPager, Page
@@ -279,8 +279,9 @@ class Gateway(Client):
         return Response(self._core.call(*call))
 
     def close(self, *, grace: float = GRACE) -> None:
-        """Ends the gateway: waits for running calls, at most `grace` seconds, and writes what is still to be written. With it
-        end the objects that `with_options` has given. Closing twice is no error."""
+        """Ends the gateway: waits for running calls, at most `grace` seconds, and writes what is still to be written. A
+        stream that nobody reads at that moment ends at once; so do the objects that `with_options` has given. Closing twice is no error."""
+        cut_unread(self._core)
         self._core.close(grace)
 
     def __enter__(self) -> Self:
@@ -420,10 +421,11 @@ class AsyncGateway(AsyncClient):
         return Response(await call(self._core, made))
 
     async def close(self, *, grace: float = GRACE) -> None:
-        """Ends the gateway: waits for running calls, at most `grace` seconds, and writes what is still to be written. With it
-        end the objects that `with_options` has given. Closing twice is no error."""
+        """Ends the gateway: waits for running calls, at most `grace` seconds, and writes what is still to be written. A
+        stream that nobody reads at that moment ends at once; so do the objects that `with_options` has given. Closing twice is no error."""
         from ._loop import close
 
+        cut_unread(self._core)
         await close(self._core, grace)
 
     aclose = close

@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import weakref
+from typing import Protocol
 
 from . import _lyss
 
@@ -19,6 +20,28 @@ _done = False
 def remember(core: _lyss.Core) -> None:
     """Closes the gateway when the process ends, if nobody has."""
     _open.add(core)
+
+
+class Readable(Protocol):
+    """A stream, as the end of its gateway sees it."""
+
+    def _cut(self) -> None: ...
+
+
+_streams: "weakref.WeakKeyDictionary[_lyss.Core, weakref.WeakSet[Readable]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def watch(core: _lyss.Core, stream: Readable) -> None:
+    """Ends the stream with its gateway, unless it is being read then."""
+    _streams.setdefault(core, weakref.WeakSet()).add(stream)
+
+
+def cut_unread(core: _lyss.Core) -> None:
+    """Ends the streams of a gateway that nobody waits for: its end would wait for them."""
+    for stream in list(_streams.get(core, ())):
+        stream._cut()
 
 
 def installed() -> None:
@@ -36,6 +59,7 @@ def installed() -> None:
 
 def _close_all() -> None:
     for core in list(_open):
+        cut_unread(core)
         core.close(_GRACE)
 
 

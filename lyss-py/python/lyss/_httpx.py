@@ -12,6 +12,7 @@ except ModuleNotFoundError:
 from ._errors import APITimeoutError
 from ._lyss import Reply
 from ._lyss import Stream as NativeStream
+from ._stream import Source
 
 if TYPE_CHECKING:
     from ._client import _Gateway
@@ -87,9 +88,9 @@ class _Transport(httpx.BaseTransport):
         return _response(reply, stream and _Events(stream, request, self._gateway))
 
 
-class _Events(httpx.SyncByteStream):
-    def __init__(self, native: NativeStream, request: httpx.Request, owner: object) -> None:
-        self._native = native
+class _Events(Source, httpx.SyncByteStream):
+    def __init__(self, native: NativeStream, request: httpx.Request, owner: _Gateway) -> None:
+        super().__init__(owner._core, native)
         self._request = request
         self._owner = owner
 
@@ -97,7 +98,7 @@ class _Events(httpx.SyncByteStream):
         timeout = _timeout(self._request)
         while True:
             try:
-                event = self._native.next(timeout, True)
+                event = self._next(timeout, True)
             except APITimeoutError as error:
                 raise httpx.ReadTimeout(str(error), request=self._request) from error
             if event is None:
@@ -124,19 +125,17 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
         return _response(reply, stream and _AsyncEvents(stream, request, self._gateway))
 
 
-class _AsyncEvents(httpx.AsyncByteStream):
-    def __init__(self, native: NativeStream, request: httpx.Request, owner: object) -> None:
-        self._native = native
+class _AsyncEvents(Source, httpx.AsyncByteStream):
+    def __init__(self, native: NativeStream, request: httpx.Request, owner: _Gateway) -> None:
+        super().__init__(owner._core, native)
         self._request = request
         self._owner = owner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        from ._loop import next_event
-
         timeout = _timeout(self._request)
         while True:
             try:
-                event = await next_event(self._native, timeout, True)
+                event = await self._anext(timeout, True)
             except APITimeoutError as error:
                 raise httpx.ReadTimeout(str(error), request=self._request) from error
             if event is None:

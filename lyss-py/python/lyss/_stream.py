@@ -4,27 +4,62 @@ from __future__ import annotations
 
 import json
 from types import TracebackType
-from typing import Any, AsyncIterator, Generic, Iterator, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Any, AsyncIterator, Generic, Iterator, Optional, Type, TypeVar
 
 from . import _errors
-from ._lyss import Reply
+from ._fork import watch
+from ._lyss import Core, Reply
 from ._lyss import Stream as NativeStream
 from ._model import Model, ResponseMeta
 from ._request import meta_of
+
+if TYPE_CHECKING:
+    from ._client import _Gateway
 
 T = TypeVar("T", bound=Model)
 
 __all__ = ["AsyncStream", "Stream"]
 
 
-class _Events(Generic[T]):
-    """What both kinds of stream share."""
+class Source:
+    """A native stream that ends with its gateway, unless somebody waits for its next event at that moment."""
 
     _native: NativeStream
 
-    def __init__(self, owner: object, reply: Reply, cls: Type[T], timeout: Optional[float]) -> None:
+    def __init__(self, core: Core, native: NativeStream) -> None:
+        self._native = native
+        self._reading = False
+        watch(core, self)
+
+    def _cut(self) -> None:
+        native = self._native
+        if not self._reading and not native.done:
+            self._native = _CUT
+            native.close()
+
+    def _next(self, timeout: Optional[float], raw: bool = False) -> Optional[bytes]:
+        self._reading = True
+        try:
+            return self._native.next(timeout, raw)
+        finally:
+            self._reading = False
+
+    async def _anext(self, timeout: Optional[float], raw: bool = False) -> Optional[bytes]:
+        from ._loop import next_event
+
+        self._reading = True
+        try:
+            return await next_event(self._native, timeout, raw)
+        finally:
+            self._reading = False
+
+
+class _Events(Source, Generic[T]):
+    """What both kinds of stream share."""
+
+    def __init__(self, owner: _Gateway, reply: Reply, cls: Type[T], timeout: Optional[float]) -> None:
         assert reply.stream is not None
-        self._native = reply.stream
+        super().__init__(owner._core, reply.stream)
         self._cls = cls
         self._timeout = timeout
         self._meta = meta_of(reply)
@@ -72,7 +107,22 @@ class _Ended:
         pass
 
 
+class _Cut:
+    """In the place of a stream whose gateway was closed before it was read to its end."""
+
+    done = False
+
+    def next(self, *_: Any) -> None:
+        raise _errors.GatewayClosedError("this stream ended with its gateway, which was closed")
+
+    poll = next
+
+    def close(self) -> None:
+        pass
+
+
 _ENDED: Any = _Ended()
+_CUT: Any = _Cut()
 
 
 class Stream(_Events[T]):
@@ -83,7 +133,7 @@ class Stream(_Events[T]):
         return self
 
     def __next__(self) -> T:
-        event = self._native.next(self._timeout)
+        event = self._next(self._timeout)
         if event is None:
             self._ended()
             raise StopIteration
@@ -114,9 +164,7 @@ class AsyncStream(_Events[T]):
         return self
 
     async def __anext__(self) -> T:
-        from ._loop import next_event
-
-        event = await next_event(self._native, self._timeout)
+        event = await self._anext(self._timeout)
         if event is None:
             self._ended()
             raise StopAsyncIteration
