@@ -157,7 +157,7 @@ def with_meta(outcome, meta, request_id):
     outcome.update(
         request_id=request_id,
         provider=meta.provider,
-        upstream_model=meta.model,
+        upstream_model=meta.upstream_model,
         session_id=meta.session_id,
         context=meta.context,
         attempts=meta.attempts,

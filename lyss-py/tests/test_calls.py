@@ -155,7 +155,7 @@ def test_other_admin_resources(gw: lyss.Gateway) -> None:
     )
     assert rule.id is not None
     answer = gw.chat.completions.create(model="m", messages=USER)
-    assert answer.meta.model == "echo"
+    assert answer.meta.upstream_model == "echo"
     gw.admin.routing_rules.delete(rule.id)
     budget = gw.admin.budgets.create(user="u", amount="1", currency="USD", period="day")
     assert budget.id in [each.id for each in gw.admin.budgets.list()]

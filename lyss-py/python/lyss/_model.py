@@ -41,7 +41,7 @@ class ResponseMeta:
         return self._headers.get("x-lyss-provider")
 
     @property
-    def model(self) -> Optional[str]:
+    def upstream_model(self) -> Optional[str]:
         """The model name that went to the provider."""
         return self._headers.get("x-lyss-model")
 
@@ -81,7 +81,7 @@ class ResponseMeta:
         return self._headers.get("idempotent-replayed") == "true"
 
     def __repr__(self) -> str:
-        names = ("request_id", "provider", "model", "session_id", "attempts", "context", "replayed")
+        names = ("request_id", "provider", "upstream_model", "session_id", "attempts", "context", "replayed")
         told = ((name, getattr(self, name)) for name in names)
         return f"ResponseMeta({', '.join(f'{name}={value!r}' for name, value in told if value)})"
 
