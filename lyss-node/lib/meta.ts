@@ -33,7 +33,7 @@ export class Meta {
     return this.get("x-lyss-provider");
   }
   /** The model name that went upstream. */
-  get model(): string | null {
+  get upstreamModel(): string | null {
     return this.get("x-lyss-model");
   }
   /** The session of the call, also one that was begun by `session_id: "new"`. */
@@ -67,8 +67,8 @@ export class Meta {
 
   /** What is set, as a plain object. */
   toJSON(): Record<string, unknown> {
-    const { requestId, provider, model, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped } = this;
-    const all = { requestId, provider, model, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped };
+    const { requestId, provider, upstreamModel, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped } = this;
+    const all = { requestId, provider, upstreamModel, sessionId, attempts, context, cache, memory, replayed, maxTokensClamped };
     return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null && value !== false));
   }
 

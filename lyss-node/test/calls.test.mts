@@ -22,7 +22,7 @@ test("a whole answer, and what the gateway says about it", async () => {
   const answer = await gw.chat.completions.create({ model: "m", messages: say("answer"), temperature: 0.5, made_up: [1] });
   assert.equal(answer.choices[0]?.message.content, "answer");
   assert.equal(answer.usage?.total_tokens, 4);
-  assert.equal(answer.meta.provider, "up");
+  assert.deepEqual([answer.meta.provider, answer.meta.upstreamModel], ["up", "m"]);
   assert.equal(answer.meta.attempts, 1);
   assert.equal(answer._request_id, answer.meta.requestId);
   assert.match(answer.meta.requestId!, /^[0-9a-f-]{36}$/);

@@ -62,7 +62,7 @@ function make(gw, { call, body, id, raw_body, idempotency_key }) {
 function described(outcome, meta) {
   outcome.request_id = meta.requestId;
   outcome.provider = meta.provider;
-  outcome.upstream_model = meta.model;
+  outcome.upstream_model = meta.upstreamModel;
   outcome.session_id = meta.sessionId;
   outcome.context = meta.context;
   outcome.attempts = meta.attempts;
