@@ -1,7 +1,7 @@
 //! A gateway that is called without a socket: what the Python and Node packages stand on, and any program that wants
 //! the HTTP surface in its own process.
 //!
-//! The engine, or a connection to a service, behind the same [`router`](crate::router): every path, header and error is
+//! The engine, or a connection to a service, behind the same [`router`]: every path, header and error is
 //! the one that HTTP callers know, so a door in another language has nothing to decide.
 
 use std::{
