@@ -225,7 +225,9 @@ async fn stored_messages(client: &Client, worker: usize, user: &str) -> Vec<Valu
             "/v1/sessions/session-{worker}/messages?user_id={user}&limit=200&cursor={cursor}"
         );
         let page = client.get(path.trim_end_matches("&cursor=")).await.json();
-        messages.extend(page["data"].as_array().expect("messages").iter().cloned());
+        let data = page["data"].as_array();
+        let data = data.unwrap_or_else(|| panic!("no messages of worker {worker}: {page}"));
+        messages.extend(data.iter().cloned());
         match page["next_cursor"].as_str() {
             Some(next) => next.clone_into(&mut cursor),
             None => return messages,

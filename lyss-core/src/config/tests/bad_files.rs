@@ -307,7 +307,7 @@ fn secrets_must_be_secret_and_are_never_shown() {
         lines(&good(budgets, &Env::default()).warnings),
         "gateway.yaml:3:5: budgets[1]: is for the same as budgets[0]: both count the same spending, and the lower amount \
          is what holds\n\
-         gateway.yaml:4:54: budgets[2].currency: has no rate in billing.exchange_rates: calls of models whose price is not \
+         gateway.yaml:4:52: budgets[2].currency: has no rate in billing.exchange_rates: calls of models whose price is not \
          in CNY are refused"
     );
     let short = good("auth: { admin_key: abcdefgh }\n", &Env::default());
